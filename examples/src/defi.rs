@@ -16,7 +16,8 @@ const PROTOCOLS: [(&str, f64); 6] = [
 const CHAINS: [(&str, f64); 5] =
     [("arbitrum", 0.16), ("base", 0.12), ("ethereum", 0.58), ("optimism", 0.08), ("polygon", 0.06)];
 
-/// Rooms `protocol:chain`, each with the pair that its pool trades, the initial price, and the pool's liquidity.
+/// Rooms `protocol:chain`, each with the pair that its pool trades, the initial price, and the pool's
+/// liquidity.
 const POOLS: [(&str, &str, f64, f64); 4] = [
     ("uniswap-v3:ethereum", "WETH/USDC", 3420.0, 2.1e8),
     ("uniswap-v3:base", "WETH/USDC", 3420.0, 6.4e7),
@@ -44,7 +45,8 @@ impl Defi {
         Self { locked, pools: pools.collect() }
     }
 
-    /// A change of the value that is locked in a protocol on a chain. Most changes are small, one in twelve is large.
+    /// A change of the value that is locked in a protocol on a chain. Most changes are small, one in twelve
+    /// is large.
     pub(crate) fn locked_change(&mut self, random: &mut Random) -> Value {
         let (protocol, chain) = (random.index(PROTOCOLS.len()), random.index(CHAINS.len()));
         let deviation = if random.unit() < 0.08 { 0.11 } else { 0.018 };

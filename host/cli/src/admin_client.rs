@@ -73,7 +73,8 @@ impl AdminClient {
         Ok(Self { authority, key: read_api_key(args.key_file.as_deref())? })
     }
 
-    /// Makes a call without a body and returns the node's answer. If the node refuses, its message is the error.
+    /// Makes a call without a body and returns the node's answer. If the node refuses, its message is the
+    /// error.
     pub(crate) async fn call(&self, method: &str, path: &str) -> anyhow::Result<Value> {
         self.call_within(CALL_TIMEOUT, AdminCall { method, path, signature: None, body: vec![] }).await
     }

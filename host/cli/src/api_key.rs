@@ -1,5 +1,5 @@
-//! Where commands get their API key from: a file or the environment. It is never an argument, because every user of
-//! the machine can see those.
+//! Where commands get their API key from: a file or the environment. It is never an argument, because every
+//! user of the machine can see those.
 
 use crate::output::note;
 use anyhow::{Context, bail};

@@ -1,5 +1,5 @@
-//! A client of the wire protocol: one session over as many connections as it takes. It reconnects and resumes as the
-//! close codes ask; its users remember what they have published and received.
+//! A client of the wire protocol: one session over as many connections as it takes. It reconnects and resumes
+//! as the close codes ask; its users remember what they have published and received.
 
 mod backoff;
 mod connect_args;
@@ -66,8 +66,8 @@ struct ActiveConnection {
 }
 
 impl WireClient {
-    /// Connects to the server. If it cannot be reached, or rejects the key, that is an error at once. If it asks to
-    /// wait, as a draining node does, this retries for `give_up_after`.
+    /// Connects to the server. If it cannot be reached, or rejects the key, that is an error at once. If it
+    /// asks to wait, as a draining node does, this retries for `give_up_after`.
     pub async fn open(
         args: &ConnectArgs,
         give_up_after: Option<Duration>,
@@ -147,8 +147,8 @@ impl WireClient {
         }
     }
 
-    /// Connects again, when and if the loss allows it, and resumes the session. Fails if another attempt is pointless
-    /// or after `give_up_after`.
+    /// Connects again, when and if the loss allows it, and resumes the session. Fails if another attempt is
+    /// pointless or after `give_up_after`.
     pub async fn recover(&mut self, loss: ConnectionLoss) -> anyhow::Result<Connected<ServerError>> {
         let was_stable =
             self.connection.take().is_some_and(|connection| connection.since.elapsed() > STABLE_AFTER);

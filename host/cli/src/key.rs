@@ -289,8 +289,8 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
     }
     let wanted = format!("sha256:{}", digits.to_ascii_lowercase());
     let keyring = open_keyring(&load_config(args.config.as_ref())?).await?;
-    // A complete digest is revoked even if the store does not have the key: the store may have lost its keys, and nodes are
-    // about to write them again.
+    // A complete digest is revoked even if the store does not have the key: the store may have lost its keys,
+    // and nodes are about to write them again.
     if let Ok(digest) = Digest::try_from(wanted.clone()) {
         let (was_there, replication) = revoke_digest(&keyring, &digest).await?;
         let remark = if was_there { "" } else { ", although the store did not have it" };

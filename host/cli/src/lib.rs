@@ -1,6 +1,6 @@
-//! The command line `switchyard`: what operators and plugin authors type. Every command has a module of its own, which
-//! parses its arguments and prints its result. The crate also exports a [client] of the wire protocol, for programs that
-//! publish or listen.
+//! The command line `switchyard`: what operators and plugin authors type. Every command has a module of its
+//! own, which parses its arguments and prints its result. The crate also exports a [client] of the wire
+//! protocol, for programs that publish or listen.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 #![warn(missing_docs, unreachable_pub)]

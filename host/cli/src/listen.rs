@@ -1,5 +1,5 @@
-//! `switchyard listen`: prints each message of some rooms once. It acknowledges what it has printed, so that it can
-//! continue there after a lost connection, and reports on standard error which messages are lost.
+//! `switchyard listen`: prints each message of some rooms once. It acknowledges what it has printed, so that
+//! it can continue there after a lost connection, and reports on standard error which messages are lost.
 
 mod printer;
 mod received;

@@ -1,6 +1,7 @@
-//! Writing to standard output and standard error: results to the one, notes to the other. Unlike `println!`, which
-//! panics, a result that cannot be written is an error, and a note that cannot be written is dropped. Texts are escaped,
-//! so that what others have named or sent cannot control the terminal, and is always a single line.
+//! Writing to standard output and standard error: results to the one, notes to the other. Unlike `println!`,
+//! which panics, a result that cannot be written is an error, and a note that cannot be written is dropped.
+//! Texts are escaped, so that what others have named or sent cannot control the terminal, and is always a
+//! single line.
 
 use std::{
     fmt,
@@ -27,8 +28,8 @@ impl OutputError {
 #[error("{}", .0.join("; "))]
 pub(crate) struct Problems(pub(crate) Vec<String>);
 
-/// The arguments are invalid in combination, or one of them is in a way that must not be shown. The program exits with
-/// status 2, as it does when clap rejects an argument.
+/// The arguments are invalid in combination, or one of them is in a way that must not be shown. The program
+/// exits with status 2, as it does when clap rejects an argument.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct InvalidArguments(pub(crate) String);
@@ -47,7 +48,8 @@ const MIN_PIPE_SPACE_BYTES: usize = 512;
 pub(crate) async fn write_result_line_when_ready(text: &str) -> Result<(), OutputError> {
     let text = format!("{}\n", Escaped(text));
     for part in text.as_bytes().chunks(MIN_PIPE_SPACE_BYTES) {
-        // A new sender for each part, because the pipe may be full again. The sender only waits; nothing is written to it.
+        // A new sender for each part, because the pipe may be full again. The sender only waits; nothing is
+        // written to it.
         match Sender::from_owned_fd_unchecked(io::stdout().as_fd().try_clone_to_owned()?) {
             Ok(sender) => sender.writable().await?,
             // A file is always writable, and cannot be waited for.
@@ -71,7 +73,8 @@ pub(crate) fn write_stderr_line(text: impl fmt::Display) {
     write_stderr(format_args!("{}\n", Escaped(text)));
 }
 
-/// Replaces the last line of the terminal on standard error. The next call, or the next line, replaces this one.
+/// Replaces the last line of the terminal on standard error. The next call, or the next line, replaces this
+/// one.
 pub(crate) fn replace_stderr_line(text: impl fmt::Display) {
     write_stderr(format_args!("\r\x1b[2K{}", Escaped(text)));
 }

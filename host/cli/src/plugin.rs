@@ -1,5 +1,5 @@
-//! `switchyard plugin`: commands for plugin authors, which run plugins locally, and for operators, which manage the
-//! plugins of running nodes.
+//! `switchyard plugin`: commands for plugin authors, which run plugins locally, and for operators, which
+//! manage the plugins of running nodes.
 
 mod budget;
 mod check;

@@ -1,6 +1,7 @@
-//! `switchyard publish`: publishes one message, or a recorded feed at its original pace. Messages are sent in order, up
-//! to [`window::MAX_UNANSWERED`] before the first is answered, each with an idempotency key. If the connection is lost,
-//! the unanswered ones are sent again on the next, and the server ignores those that it already has.
+//! `switchyard publish`: publishes one message, or a recorded feed at its original pace. Messages are sent in
+//! order, up to [`window::MAX_UNANSWERED`] before the first is answered, each with an idempotency key. If the
+//! connection is lost, the unanswered ones are sent again on the next, and the server ignores those that it
+//! already has.
 
 pub(crate) mod feed;
 pub(crate) mod pace;
@@ -29,8 +30,8 @@ use tally::Tally;
 use tokio::time::{Instant, sleep_until, timeout};
 use window::Window;
 
-/// How long to retry after a connection is lost. The server remembers idempotency keys for 5 min, so retrying for longer
-/// could publish a message twice.
+/// How long to retry after a connection is lost. The server remembers idempotency keys for 5 min, so retrying
+/// for longer could publish a message twice.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(4 * 60);
 
 /// How long to wait for answers after the command was interrupted.
@@ -141,8 +142,8 @@ fn single_message(args: &PublishArgs) -> anyhow::Result<FeedMessage> {
 }
 
 struct FeedPublisher {
-    /// The server's limit for the data of a message. A larger frame would close the connection, and again after each
-    /// reconnect.
+    /// The server's limit for the data of a message. A larger frame would close the connection, and again
+    /// after each reconnect.
     max_message_bytes: usize,
     window: Window,
     pacer: Pacer,

@@ -1,4 +1,5 @@
-//! `switchyard serve`: runs a node until SIGTERM or SIGINT, with a configuration or with defaults for a first try.
+//! `switchyard serve`: runs a node until SIGTERM or SIGINT, with a configuration or with defaults for a first
+//! try.
 
 use crate::{output::write_result_line_when_ready, signals::StopSignals};
 use anyhow::Context;
@@ -16,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// The configuration file [default: a memory store, a key generated for this run, and the plugins in ./plugins]
+    /// The configuration file [default: a memory store, a key generated for this run, and the plugins in
+    /// ./plugins]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print the addresses as one line of JSON, for programs
@@ -24,7 +26,8 @@ pub(crate) struct ServeArgs {
     json: bool,
 }
 
-/// Without a configuration, plugins are loaded from this folder: `NAME.wasm` governs the rooms `NAME` and `NAME:**`.
+/// Without a configuration, plugins are loaded from this folder: `NAME.wasm` governs the rooms `NAME` and
+/// `NAME:**`.
 const PLUGINS_FOLDER: &str = "plugins";
 
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
@@ -62,7 +65,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     Ok(node.run(Listeners { server, admin }, stop).await?)
 }
 
-/// Loads the configuration. Without a file, also generates the key for this run. Reading the files may take forever.
+/// Loads the configuration. Without a file, also generates the key for this run. Reading the files may take
+/// forever.
 async fn load(source: &ConfigSource) -> anyhow::Result<(Config, Option<String>)> {
     let mut config = source.load().await.map_err(anyhow::Error::msg)?;
     config.compiler = Compiler::ChildProcess;

@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT, for commands that run until they are told to stop. A handler is also necessary because neither
-//! signal has a default action for the first process of a container.
+//! SIGTERM and SIGINT, for commands that run until they are told to stop. A handler is also necessary because
+//! neither signal has a default action for the first process of a container.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -1,5 +1,5 @@
-//! Starting and ending the process: the log, the async runtime, and the exit status. When something is wrong, the
-//! program prints one clear sentence and exits with a status other than zero.
+//! Starting and ending the process: the log, the async runtime, and the exit status. When something is wrong,
+//! the program prints one clear sentence and exits with a status other than zero.
 
 use crate::{
     Cli,
@@ -23,7 +23,8 @@ const INVALID_ARGUMENTS_STATUS: u8 = 2;
 
 /// The program `switchyard`: parses the arguments, runs the command and returns the exit status.
 pub fn main() -> ExitCode {
-    // A node starts this program as its compiler. That is no command for users, and needs neither a log nor a runtime.
+    // A node starts this program as its compiler. That is no command for users, and needs neither a log nor a
+    // runtime.
     if std::env::args_os().nth(1).is_some_and(|command| command == COMPILE_COMMAND) {
         return compile_for_parent();
     }
@@ -68,8 +69,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of threads that resolve host names.
 const MAX_RESOLVER_THREADS: usize = 4;
 
-/// Starts the runtime with all its threads, or fails. If the system does not provide a thread, tokio itself panics and
-/// then waits forever for those it has started, or it goes on without a worker, whose tasks never run.
+/// Starts the runtime with all its threads, or fails. If the system does not provide a thread, tokio itself
+/// panics and then waits forever for those it has started, or it goes on without a worker, whose tasks never
+/// run.
 fn start_runtime(log: &Log) -> anyhow::Result<Runtime> {
     let panic_log = log.clone();
     let previous_hook = panic::take_hook();
@@ -83,12 +85,14 @@ fn start_runtime(log: &Log) -> anyhow::Result<Runtime> {
     let on_start = move || _ = started.send(());
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().on_thread_start(on_start);
-    // Tokio resolves host names on its blocking threads. They are kept, so that the system cannot deny a new one later.
+    // Tokio resolves host names on its blocking threads. They are kept, so that the system cannot deny a new
+    // one later.
     builder
         .max_blocking_threads(MAX_RESOLVER_THREADS)
         .thread_keep_alive(Duration::from_secs(u32::MAX.into()));
     let runtime = builder.build().context("the runtime cannot be started")?;
-    // Starts the first blocking thread now. If there is none for it, this panics here, where the hook expects it.
+    // Starts the first blocking thread now. If there is none for it, this panics here, where the hook expects
+    // it.
     runtime.spawn_blocking(|| {});
     panic::set_hook(previous_hook);
     let deadline = Instant::now() + START_TIMEOUT;

@@ -1,4 +1,5 @@
-//! A child process of the demo. Its output goes to a file, the end of which is shown if the process exits too early.
+//! A child process of the demo. Its output goes to a file, the end of which is shown if the process exits too
+//! early.
 
 use anyhow::{Context, bail};
 use std::{

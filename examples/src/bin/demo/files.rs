@@ -1,4 +1,5 @@
-//! The files of the demo: its programs and plugins, and the configuration and logs that it writes to target/demo.
+//! The files of the demo: its programs and plugins, and the configuration and logs that it writes to
+//! target/demo.
 
 use anyhow::{Context, bail};
 use std::{

@@ -1,5 +1,5 @@
-//! Runs a node with three plugins and a live feed on loopback until Ctrl-C, or with `--nodes` several nodes that share a
-//! Redis. `cargo xtask demo` builds what it needs.
+//! Runs a node with three plugins and a live feed on loopback until Ctrl-C, or with `--nodes` several nodes
+//! that share a Redis. `cargo xtask demo` builds what it needs.
 
 mod child;
 mod files;
@@ -54,7 +54,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut children = Children::default();
     let result = tokio::select! {
-        // Ctrl-C in a terminal reaches the child processes too. Their exit is not a failure then, so signals come first.
+        // Ctrl-C in a terminal reaches the child processes too. Their exit is not a failure then, so signals
+        // come first.
         biased;
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
@@ -87,8 +88,8 @@ impl Children {
         feed.iter_mut().chain(nodes.iter_mut().rev()).chain(redis).for_each(ChildProcess::stop);
     }
 
-    /// Fails if a process has exited without which the demo cannot continue. A node may exit while there are others: the user
-    /// killed it to see how these continue.
+    /// Fails if a process has exited without which the demo cannot continue. A node may exit while there are
+    /// others: the user killed it to see how these continue.
     fn check(&mut self) -> anyhow::Result<()> {
         self.redis.iter_mut().chain(&mut self.feed).try_for_each(ChildProcess::ensure_running)?;
         if let [last] = &mut self.nodes[..] {

@@ -1,4 +1,5 @@
-//! The Redis that the nodes of the demo share: starts it on a free port with an empty folder, and waits until it is ready.
+//! The Redis that the nodes of the demo share: starts it on a free port with an empty folder, and waits until
+//! it is ready.
 
 use crate::{POLL_INTERVAL, READY_TIMEOUT, child::ChildProcess, files::DemoFiles};
 use anyhow::{Context, bail};
@@ -22,7 +23,8 @@ pub fn start(files: &DemoFiles) -> anyhow::Result<(ChildProcess, u16)> {
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"])
         .arg(files.create_empty_folder("redis")?);
     server.args(["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]);
-    // In a process group of its own, so that Ctrl-C does not end it before the nodes, which need it until they have ended.
+    // In a process group of its own, so that Ctrl-C does not end it before the nodes, which need it until
+    // they have ended.
     server.process_group(0);
     let started = ChildProcess::start("redis-server".to_owned(), server, files.log("redis"));
     match started {

@@ -1,5 +1,6 @@
-//! Publishes a synthetic market feed over one WebSocket until Ctrl-C. It shows what a publisher has to do: limit the
-//! number of unanswered messages, and reconnect as the close codes ask, to another node if there are several.
+//! Publishes a synthetic market feed over one WebSocket until Ctrl-C. It shows what a publisher has to do:
+//! limit the number of unanswered messages, and reconnect as the close codes ask, to another node if there
+//! are several.
 
 mod nodes;
 
@@ -88,8 +89,8 @@ impl MarketFeed {
         }
     }
 
-    /// Publishes until the connection is lost. Timers are not finer than a millisecond, so at a high rate this sends several
-    /// messages at once.
+    /// Publishes until the connection is lost. Timers are not finer than a millisecond, so at a high rate
+    /// this sends several messages at once.
     async fn publish_on_connection(
         &mut self,
         client: &mut WireClient,

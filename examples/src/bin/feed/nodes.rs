@@ -35,7 +35,8 @@ impl Nodes {
         Ok(client)
     }
 
-    /// Reconnects to the node, or continues on another with a new session. A publisher needs nothing from its old session.
+    /// Reconnects to the node, or continues on another with a new session. A publisher needs nothing from its
+    /// old session.
     pub async fn recover(&mut self, client: &mut WireClient, loss: ConnectionLoss) -> anyhow::Result<()> {
         if !self.has_others() || !is_node_failure(&loss) {
             client.recover(loss).await?;
@@ -84,7 +85,8 @@ fn is_node_failure(loss: &ConnectionLoss) -> bool {
     }
 }
 
-/// The delay that a draining node asks for. It differs between clients, so that they do not all reconnect at once.
+/// The delay that a draining node asks for. It differs between clients, so that they do not all reconnect at
+/// once.
 fn requested_delay(loss: &ConnectionLoss) -> Duration {
     match loss {
         ConnectionLoss::Closed { code: 4600..=4699, reason, .. } => {

@@ -5,8 +5,8 @@ use std::time::Duration;
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const MAX_DELAY: Duration = Duration::from_secs(15);
 
-/// Delays that double from [`FIRST_DELAY`] to [`MAX_DELAY`]. The second half of each is random, so that clients that
-/// were disconnected together do not come back together.
+/// Delays that double from [`FIRST_DELAY`] to [`MAX_DELAY`]. The second half of each is random, so that
+/// clients that were disconnected together do not come back together.
 #[derive(Debug, Default)]
 pub(super) struct ReconnectBackoff {
     attempts: u32,

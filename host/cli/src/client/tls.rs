@@ -13,7 +13,8 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-/// Sets the cryptography for TLS configurations that do not choose one, such as the WebSocket library's default.
+/// Sets the cryptography for TLS configurations that do not choose one, such as the WebSocket library's
+/// default.
 pub(super) fn install_provider() {
     // Fails if one is installed already, which is just as good.
     ring::default_provider().install_default().ok();
@@ -43,8 +44,9 @@ pub(super) fn trusting_only(file: &Path) -> anyhow::Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Accepts the given certificates themselves, and what they signed. The first is necessary because most tools mark a
-/// self-signed certificate as an authority, and webpki rejects an authority as a server's own certificate.
+/// Accepts the given certificates themselves, and what they signed. The first is necessary because most tools
+/// mark a self-signed certificate as an authority, and webpki rejects an authority as a server's own
+/// certificate.
 #[derive(Debug)]
 struct PinnedOrSigned {
     pinned: Vec<CertificateDer<'static>>,

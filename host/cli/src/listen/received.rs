@@ -1,5 +1,5 @@
-//! Which offsets of each room were received and acknowledged. The server may deliver a message again, for example after
-//! a reconnect; this tells which ones are new.
+//! Which offsets of each room were received and acknowledged. The server may deliver a message again, for
+//! example after a reconnect; this tells which ones are new.
 
 use std::{collections::HashMap, sync::Arc};
 use switchyard_protocol::{Position, request::Ack};
@@ -29,8 +29,8 @@ impl ReceivedOffsets {
         self.canonical_names.get(requested).map_or(requested, String::as_str)
     }
 
-    /// The session joined the room or resumed in it. Offsets up to `offset` count as received, unless the progress in the
-    /// same epoch is known already.
+    /// The session joined the room or resumed in it. Offsets up to `offset` count as received, unless the
+    /// progress in the same epoch is known already.
     pub(super) fn join(&mut self, room: &str, epoch: &Arc<str>, offset: u64, recovered: Option<bool>) {
         match self.rooms.get_mut(room) {
             // Resumed in the same epoch: keep the progress, because the missed messages follow.

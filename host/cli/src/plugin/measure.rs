@@ -1,4 +1,5 @@
-//! `switchyard plugin run` and `switchyard plugin bench`: print what a plugin does with messages, and what that costs.
+//! `switchyard plugin run` and `switchyard plugin bench`: print what a plugin does with messages, and what
+//! that costs.
 
 use super::trial::{Instructions, Trial, TrialArgs, TrialOutcome, next_message};
 use crate::{
@@ -145,8 +146,8 @@ fn outcome_json(message: &FeedMessage, outcome: &TrialOutcome, spent: &Instructi
 
 type Times = BTreeMap<&'static str, Vec<Duration>>;
 
-/// For each hook, as JSON: the number of calls; their median, 99th percentile and maximum time in nanoseconds; and the
-/// instructions that the messages took once: those of the median call, and the total.
+/// For each hook, as JSON: the number of calls; their median, 99th percentile and maximum time in
+/// nanoseconds; and the instructions that the messages took once: those of the median call, and the total.
 fn summary(times: &Times, all: &Instructions) -> Vec<Value> {
     let row = |(hook, times): (&&str, &Vec<Duration>)| {
         let mut times = times.clone();

@@ -24,7 +24,8 @@ const PUBLISHED_SDK: &str = "git = \"https://github.com/switchyard-rs/switchyard
 
 const MAX_NAME_LENGTH: usize = 64;
 
-/// A small stack, so that memory starts at two pages, and no debug sections. Function names stay, for readable traps.
+/// A small stack, so that memory starts at two pages, and no debug sections. Function names stay, for
+/// readable traps.
 const CARGO_CONFIG: &str = "[target.wasm32-unknown-unknown]\n\
                      rustflags = [\"-C\", \"link-arg=-zstack-size=65536\", \"-C\", \"strip=debuginfo\"]\n";
 

@@ -1,5 +1,5 @@
-//! Runs a plugin locally on messages, with the same code and in the same order as a node, and records the time and the
-//! instructions of each call.
+//! Runs a plugin locally on messages, with the same code and in the same order as a node, and records the
+//! time and the instructions of each call.
 
 use super::budget::BudgetArgs;
 use crate::{
@@ -23,7 +23,8 @@ use switchyard_plugin::{
 };
 use tracing::dispatcher::{Dispatch, with_default};
 
-/// The minimum time limit of a call whose instructions are counted. Counting makes it slower, but must not make it fail.
+/// The minimum time limit of a call whose instructions are counted. Counting makes it slower, but must not
+/// make it fail.
 const MIN_COUNTING_TIME: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
@@ -115,8 +116,8 @@ impl Trial {
         Self::load(args, &Engine::new()?, args.budget.budget())
     }
 
-    /// A second instance that counts instructions. It is separate, so that the times and verdicts of the first are those of
-    /// a node.
+    /// A second instance that counts instructions. It is separate, so that the times and verdicts of the
+    /// first are those of a node.
     pub(super) fn counting(args: &TrialArgs) -> anyhow::Result<Self> {
         let budget = args.budget.budget();
         let budget = Budget { call: MIN_COUNTING_TIME.max(budget.call), ..budget };
@@ -158,8 +159,8 @@ impl Trial {
         answer
     }
 
-    /// Counts the instructions of the calls for a message. For the instance from [`Self::counting`]. Drops what the plugin
-    /// logs, because the other instance has logged it already.
+    /// Counts the instructions of the calls for a message. For the instance from [`Self::counting`]. Drops
+    /// what the plugin logs, because the other instance has logged it already.
     pub(super) fn count_instructions(&mut self, message: &FeedMessage) -> Instructions {
         with_default(&Dispatch::none(), || self.process(message));
         self.times.clear();

@@ -1,5 +1,5 @@
-//! The commands that list, load, compare and roll back the versions of plugins on running nodes, through the admin
-//! listener of one of them.
+//! The commands that list, load, compare and roll back the versions of plugins on running nodes, through the
+//! admin listener of one of them.
 
 use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
@@ -15,7 +15,8 @@ use std::{
 };
 use switchyard_plugin::{read_signature, signature_file};
 
-/// How long to wait until the other nodes run the new version. Each polls the store twice a second, and compiles.
+/// How long to wait until the other nodes run the new version. Each polls the store twice a second, and
+/// compiles.
 const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -31,7 +32,8 @@ pub(crate) struct PluginListArgs {
 pub(crate) struct LoadArgs {
     /// The plugin's name in the node's configuration
     name: String,
-    /// The new version: a WebAssembly core module or a component. If FILE.sig exists, it is sent as its signature
+    /// The new version: a WebAssembly core module or a component. If FILE.sig exists, it is sent as its
+    /// signature
     file: PathBuf,
     /// Do not activate it; run it next to the active version as a shadow candidate, for `plugin diff`
     #[arg(long)]
@@ -120,7 +122,8 @@ pub(super) async fn drop_candidate(args: NameArgs) -> anyhow::Result<()> {
     print_change(&args.admin, &plugin, "the candidate is dropped")
 }
 
-/// Prints how often the candidate's answers differ from those of the active version, and the newest differences.
+/// Prints how often the candidate's answers differ from those of the active version, and the newest
+/// differences.
 pub(super) async fn diff(args: NameArgs) -> anyhow::Result<()> {
     let shadow = AdminClient::new(&args.admin)?.call("GET", &path(&args.name, "/shadow")).await?;
     if args.admin.json {
@@ -157,7 +160,8 @@ fn path(name: &str, rest: &str) -> String {
     format!("/v1/plugins/{}{rest}", url_safe(name))
 }
 
-/// Replaces characters that are not allowed in names of plugins. The node then answers that there is no such plugin.
+/// Replaces characters that are not allowed in names of plugins. The node then answers that there is no such
+/// plugin.
 fn url_safe(text: &str) -> String {
     let replace = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     text.chars().map(replace).collect()
@@ -214,8 +218,8 @@ fn short(sha256: &Value) -> String {
     sha256.get(..12).unwrap_or(&sha256).to_owned()
 }
 
-/// Prints a line with name, state, version, digest, rooms, and the failure if there is one. If there are several nodes, or
-/// one is behind, also prints a line for each node.
+/// Prints a line with name, state, version, digest, rooms, and the failure if there is one. If there are
+/// several nodes, or one is behind, also prints a line for each node.
 fn print_plugin(plugin: &Value) -> Result<(), OutputError> {
     let rooms: Vec<_> = array(&plugin["rooms"]).map(text_of).collect();
     let info = &plugin["plugin"];

@@ -68,8 +68,8 @@ pub(crate) fn single(message: FeedMessage) -> FeedReceiver {
     feed
 }
 
-/// Opens a file, or standard input for `-`. Also returns the number of lines, if it is a regular file. `room` and `event`
-/// are for lines that have none.
+/// Opens a file, or standard input for `-`. Also returns the number of lines, if it is a regular file. `room`
+/// and `event` are for lines that have none.
 pub(crate) fn open(
     file: &Path,
     room: Option<String>,
@@ -86,7 +86,8 @@ pub(crate) fn open(
     };
     let (sender, feed) = mpsc::channel(MAX_LINES_AHEAD);
     let name = file.display().to_string();
-    // On its own thread, because standard input may block forever, and the runtime has few threads for blocking calls.
+    // On its own thread, because standard input may block forever, and the runtime has few threads for
+    // blocking calls.
     let read = move || {
         let mut reader = BufReader::new(reader);
         let mut number = 0;

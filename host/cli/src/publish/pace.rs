@@ -27,7 +27,8 @@ impl FromStr for Speed {
 /// No message waits longer than a year. A longer gap is a mistake in the feed, but no reason to panic.
 const MAX_WAIT_SECONDS: f64 = 365.0 * 86_400.0;
 
-/// Maps the times of a recording to the present. A message that is late is due at once, and does not delay the next.
+/// Maps the times of a recording to the present. A message that is late is due at once, and does not delay
+/// the next.
 pub(crate) struct Pacer {
     speed: Speed,
     /// The time of the first message in the recording, and when it was due.

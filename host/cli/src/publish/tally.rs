@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use std::{collections::HashSet, time::Duration};
 use switchyard_protocol::{client::ServerError, reply::Published};
 
-/// Only this many failures are printed. A feed without the scope to publish would print as many as it has lines.
+/// Only this many failures are printed. A feed without the scope to publish would print as many as it has
+/// lines.
 const MAX_PRINTED_FAILURES: u64 = 10;
 
 /// Counts of published and failed messages.
