@@ -44,7 +44,7 @@ struct Reader {
     families: BTreeMap<String, Family>,
     /// The family that is being read, and which of HELP, TYPE and UNIT it had.
     current: String,
-    said: BTreeSet<String>,
+    metadata: BTreeSet<String>,
     seen: BTreeSet<(String, BTreeMap<String, String>)>,
 }
 
@@ -88,14 +88,14 @@ impl Reader {
                 return Err("a family in two parts".into());
             }
             self.families.insert(name.to_owned(), Family::default());
-            (self.current, self.said) = (name.to_owned(), BTreeSet::new());
+            (self.current, self.metadata) = (name.to_owned(), BTreeSet::new());
         }
         let family = self.families.get_mut(name).expect("inserted above");
         if !family.samples.is_empty() {
             return Err("metadata behind samples".into());
         }
-        if !self.said.insert(what.to_owned()) {
-            return Err("said twice".into());
+        if !self.metadata.insert(what.to_owned()) {
+            return Err("occurs twice".into());
         }
         match what {
             "HELP" => unescaped(value).map(drop)?,

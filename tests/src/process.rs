@@ -86,8 +86,8 @@ impl Starting {
     /// Waits until the process serves.
     pub async fn until_serving(self) -> Process {
         let log = self.log.clone();
-        let said = || std::fs::read_to_string(log).unwrap_or_default();
-        self.try_until_serving().await.unwrap_or_else(|_| panic!("it ended: {}", said()))
+        let log_text = || std::fs::read_to_string(log).unwrap_or_default();
+        self.try_until_serving().await.unwrap_or_else(|_| panic!("it ended: {}", log_text()))
     }
 
     /// Waits until the process serves. The error is the exit status.

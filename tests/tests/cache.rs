@@ -62,10 +62,10 @@ async fn a_cache_folder_that_others_can_write_to_is_rejected() {
     fs::write(folder.path().join("s.toml"), text(&cache)).expect("a file");
     for command in ["serve", "check"] {
         let output = run(folder.path(), &[command, "--config", "s.toml"], &[]).await;
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{command}: {told}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {error}");
         for part in ["cache.folder", "compiled has mode 0777", "chmod 700"] {
-            assert!(told.contains(part), "{command}: {part}: {told}");
+            assert!(error.contains(part), "{command}: {part}: {error}");
         }
     }
     assert!(files(&cache).is_empty());

@@ -85,9 +85,9 @@ fn every_command_prints_what_the_manual_shows() {
         let arguments = command.strip_prefix("$ switchyard ").expect("one of ours").replace('\'', "");
         let output = Command::new(binary()).args(arguments.split(' ')).current_dir(folder.path()).output();
         let output = output.expect("it runs");
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        assert!(shape::lookalike(expected, said.trim_end()), "{command} says\n{said}\nnot\n{expected}");
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(shape::lookalike(expected, printed.trim_end()), "{command} says\n{printed}\nnot\n{expected}");
     }
     assert!(count >= 4);
 }

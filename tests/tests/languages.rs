@@ -55,12 +55,12 @@ async fn filters(language: &str) {
     let mut chains = member(&server, json!({"chains": ["Base", "ethereum", "base"], "minChange": 0.5})).await;
     let mut all = member(&server, json!({})).await;
     let mut none = member(&server, json!({"chains": []})).await;
-    let told = plugin(&server).await;
+    let status = plugin(&server).await;
     assert_eq!(
-        (&told["state"], &told["plugin"]["package"]),
+        (&status["state"], &status["plugin"]["package"]),
         (&json!("active"), &json!(format!("{language}-filter")))
     );
-    assert_eq!(told["filters"], 4, "equal filters are one: {told}");
+    assert_eq!(status["filters"], 4, "equal filters are one: {status}");
 
     let mut publisher = Client::connect(&server).await;
     for data in [
@@ -113,8 +113,8 @@ async fn filters(language: &str) {
     // has all filters.
     publisher.publish(ROOM, json!({"change": "none"})).await;
     assert_eq!(large.expect("gap").await["room"], ROOM);
-    let told = plugin(&server).await;
-    let failure = told["last_failure"].as_str().unwrap_or_else(|| panic!("{told}"));
+    let status = plugin(&server).await;
+    let failure = status["last_failure"].as_str().unwrap_or_else(|| panic!("{status}"));
     for part in
         ["deliver.matches for room 'tvl_changes' (panic)", "TypeError: change must be a number, got \"none\""]
     {

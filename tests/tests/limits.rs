@@ -139,8 +139,8 @@ async fn a_start_without_threads_reports_one_error_or_a_failed_plugin() {
             Err(status) => {
                 let log = place.log();
                 assert_eq!(status.code(), Some(1), "{threads}: {log}");
-                let said: Vec<_> = log.lines().filter(|line| line.starts_with("switchyard: ")).collect();
-                assert!(said.len() == 1 && !log.contains("panicked"), "{threads}: {log}");
+                let messages: Vec<_> = log.lines().filter(|line| line.starts_with("switchyard: ")).collect();
+                assert!(messages.len() == 1 && !log.contains("panicked"), "{threads}: {log}");
                 refused += 1;
             }
             Ok(mut process) => {

@@ -64,13 +64,13 @@ fn importing(module: &str, name: &str) -> Vec<u8> {
 }
 
 /// A budget that only endless calls exceed, even on a busy machine.
-fn patiently(config: &Value) -> Instance {
+fn with_long_budget(config: &Value) -> Instance {
     let budget = Budget { call: Duration::from_millis(500), ..Budget::default() };
     Plugin::load(engine(), "test", &guest("hostile"), config, budget).unwrap().instantiate().unwrap()
 }
 
 fn publish_failure(mode: &str) -> Box<CallFailure> {
-    patiently(&json!({ "publish": mode })).publish("alice", "bad:a", "trade", b"{}").unwrap_err()
+    with_long_budget(&json!({ "publish": mode })).publish("alice", "bad:a", "trade", b"{}").unwrap_err()
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn every_way_to_misbehave_is_stopped_and_named() {
 
 #[test]
 fn an_answer_that_is_too_large_is_invalid() {
-    let failure = patiently(&json!({ "room": "huge" })).room("bad:a").unwrap_err();
+    let failure = with_long_budget(&json!({ "room": "huge" })).room("bad:a").unwrap_err();
     assert_eq!(failure.kind, FailureKind::InvalidAnswer, "{failure}");
     assert!(failure.detail.contains("4194304 bytes"), "{failure}");
 }
@@ -109,8 +109,8 @@ fn an_answer_that_is_too_large_is_invalid() {
 #[test]
 fn a_panic_is_reported_with_its_message_and_location() {
     let failure = publish_failure("panic");
-    let said = failure.last_error_line.as_deref().unwrap();
-    assert!(said.contains("told to panic") && said.contains("misdeed.rs:"), "{said}");
+    let line = failure.last_error_line.as_deref().unwrap();
+    assert!(line.contains("told to panic") && line.contains("misdeed.rs:"), "{line}");
     assert!(
         failure.to_string().contains("plugin 'test' 0.1.0 failed in publish.check for room 'bad:a' (panic)")
     );

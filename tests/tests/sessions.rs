@@ -8,7 +8,7 @@ const AT_ONCE: usize = 4;
 
 /// Three nodes are killed, stopped and cut off from Redis, and some of their commands are delayed or lost.
 /// Meanwhile a dozen clients subscribe, change filters, acknowledge, lose connections, resume on any node and
-/// take over their own sessions. What each client is told must follow the protocol, and in the calm
+/// take over their own sessions. What each client is told must follow the protocol, and
 /// afterwards everything must match the clients that are still connected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_told_the_truth_under_all_failures() {

@@ -160,8 +160,8 @@ async fn the_api_description_lists_every_route_and_each_route_answers() {
             let (status, body) = server.call(&method.to_uppercase(), &filled, Some(KEY), "").await;
             assert_ne!(status, 405, "{method} {path}: {body}");
             assert!(status < 500, "{method} {path}: {status} {body}");
-            let told = |body: &str| body.contains("/openapi.json");
-            assert!(!(status == 404 && told(&body)), "{method} {path} is not routed: {body}");
+            let is_described = |body: &str| body.contains("/openapi.json");
+            assert!(!(status == 404 && is_described(&body)), "{method} {path} is not routed: {body}");
         }
     }
     check_references(&api, &api);

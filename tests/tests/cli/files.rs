@@ -152,8 +152,8 @@ async fn probable_mistakes_are_warnings_at_the_start() {
     open("s.toml", 0o644);
     let output = run(folder.path(), &["check", "--config", "s.toml"], &[]).await;
     assert!(output.status.success() && !stdout(&output).is_empty());
-    let said = stderr(&output);
-    assert!(said.contains("contains a Redis password") && !said.contains("secret"), "{said}");
+    let error = stderr(&output);
+    assert!(error.contains("contains a Redis password") && !error.contains("secret"), "{error}");
 }
 
 #[tokio::test]

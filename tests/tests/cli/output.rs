@@ -55,10 +55,10 @@ async fn a_full_disk_is_reported_once_and_a_closed_pipe_silently_ends() {
         &["plugin", "run", guest, "--room", "a", "1"],
     ] {
         let output = printing_to(folder, arguments, full()).await;
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        let error = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
         assert_eq!(
-            said, "switchyard: cannot write to standard output: No space left on device (os error 28)\n",
+            error, "switchyard: cannot write to standard output: No space left on device (os error 28)\n",
             "{arguments:?}"
         );
         let output = printing_to(folder, arguments, closed()).await;
@@ -122,7 +122,7 @@ async fn a_node_serves_although_nobody_reads_its_output() {
     let process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
     let listen = [("SWITCHYARD_SERVER__LISTEN", process.address())];
     let output = switchyard_tests::run(folder.path(), &["serve", "--config", "s.toml"], &listen).await;
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("switchyard: server.listen: cannot listen on "), "{said}");
+    let error = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("switchyard: server.listen: cannot listen on "), "{error}");
 }

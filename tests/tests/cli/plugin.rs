@@ -41,17 +41,17 @@ async fn an_operator_lists_loads_and_rolls_back_versions() {
         ("sk_none", &["list"], "unknown API key"),
     ] {
         let output = plugin(&server, key, arguments).await;
-        let told = stderr(&output);
-        assert!(!output.status.success() && told.contains(expected), "{arguments:?}: {told}");
+        let printed = stderr(&output);
+        assert!(!output.status.success() && printed.contains(expected), "{arguments:?}: {printed}");
     }
     let nowhere = ["plugin", "list", "--admin", "http://127.0.0.1:1"];
-    let told = stderr(&run(server.folder(), &nowhere, &[("SWITCHYARD_KEY", KEY)]).await);
-    assert!(told.contains("127.0.0.1:1") && told.contains("refused"), "{told}");
+    let printed = stderr(&run(server.folder(), &nowhere, &[("SWITCHYARD_KEY", KEY)]).await);
+    assert!(printed.contains("127.0.0.1:1") && printed.contains("refused"), "{printed}");
     let client_listener = server.url.replace("ws://", "http://").replace("/v2/realtime", "");
     let list = ["plugin", "list", "--admin", &client_listener];
-    let told = stderr(&run(server.folder(), &list, &[("SWITCHYARD_KEY", KEY)]).await);
-    assert!(told.contains(&format!("{client_listener}: there is nothing at this path")), "{told}");
-    assert!(told.contains("--admin must be the URL of the admin listener"), "{told}");
+    let printed = stderr(&run(server.folder(), &list, &[("SWITCHYARD_KEY", KEY)]).await);
+    assert!(printed.contains(&format!("{client_listener}: there is nothing at this path")), "{printed}");
+    assert!(printed.contains("--admin must be the URL of the admin listener"), "{printed}");
 }
 
 /// What `run` prints for each message, as JSON.
@@ -71,27 +71,27 @@ async fn an_author_sees_verdicts_on_messages_and_their_costs() {
     std::fs::write(feed.path(), lines.concat()).expect("a feed");
     let from = feed.path().display().to_string();
     let filters = ["--filter", r#"{"minChange":0.1}"#, "--filter", r#"{"minChange":0.5}"#];
-    let told = trial(&[&[&*thresholds, "--from", &from], &filters[..]].concat()).await;
-    let passes: Vec<_> = told.iter().map(|message| message["filters"].clone()).collect();
+    let printed = trial(&[&[&*thresholds, "--from", &from], &filters[..]].concat()).await;
+    let passes: Vec<_> = printed.iter().map(|message| message["filters"].clone()).collect();
     assert_eq!(passes, [json!([false, false]), json!([true, false]), json!([true, true])]);
     assert_eq!(
-        (&told[2]["line"], &told[2]["room"], &told[2]["verdict"]),
+        (&printed[2]["line"], &printed[2]["room"], &printed[2]["verdict"]),
         (&json!(3), &json!("other"), &json!("pass"))
     );
 
     let protocols = guest("protocol_rooms").display().to_string();
     let config = r#"{"protocols":["uniswap-v3"],"chains":["ethereum"]}"#;
-    let told = trial(&[&protocols, "--config", config, "--room", "nothing:here", "1"]).await;
-    assert_eq!(told[0]["verdict"], "reject", "{told:?}");
-    assert!(told[0]["why"].as_str().expect("a reason").contains("nothing"), "{told:?}");
+    let printed = trial(&[&protocols, "--config", config, "--room", "nothing:here", "1"]).await;
+    assert_eq!(printed[0]["verdict"], "reject", "{printed:?}");
+    assert!(printed[0]["why"].as_str().expect("a reason").contains("nothing"), "{printed:?}");
 
     // A panic of the plugin is shown with its location.
     let hostile = guest("hostile").display().to_string();
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = ["plugin", "run", &hostile, "--config", r#"{"publish":"panic"}"#, "--room", "a", "1"];
     let output = run(folder.path(), &arguments, &[]).await;
-    let said = stderr(&output);
-    assert!(stdout(&output).contains("reject  failed: ") && said.contains("misdeed.rs:"), "{said}");
+    let error = stderr(&output);
+    assert!(stdout(&output).contains("reject  failed: ") && error.contains("misdeed.rs:"), "{error}");
 
     let arguments = ["plugin", "bench", &thresholds, "--for", "50ms", "--json", "--from", &from];
     let output = run(folder.path(), &[&arguments[..], &filters[..]].concat(), &[]).await;
@@ -136,8 +136,8 @@ async fn instruction_counts_are_exact() {
     let from = feed.path().display().to_string();
     let arguments = [&*thresholds, "--from", &from, "--filter", r#"{"minChange":0.1}"#];
     let instructions = async || {
-        let told = trial(&arguments).await;
-        told.iter().map(|message| message["instructions"].clone()).collect::<Vec<_>>()
+        let printed = trial(&arguments).await;
+        printed.iter().map(|message| message["instructions"].clone()).collect::<Vec<_>>()
     };
     let first = instructions().await;
     assert_eq!(instructions().await, first, "the same run takes the same");
@@ -156,9 +156,9 @@ async fn instruction_counts_are_exact() {
     // The message of a plugin is not repeated.
     let hostile = guest("hostile").display().to_string();
     let arguments = ["plugin", "run", &hostile, "--config", r#"{"publish":"panic"}"#, "--room", "a", "1"];
-    let said = stderr(&run(folder.path(), &arguments, &[]).await);
-    assert_eq!(said.matches("plugin failed: ").count(), 1, "{said}");
-    assert!(said.contains("instructions"), "{said}");
+    let error = stderr(&run(folder.path(), &arguments, &[]).await);
+    assert_eq!(error.matches("plugin failed: ").count(), 1, "{error}");
+    assert!(error.contains("instructions"), "{error}");
 }
 
 #[tokio::test]

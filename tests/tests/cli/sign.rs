@@ -30,8 +30,11 @@ async fn a_plugin_is_signed_checked_and_loaded() {
     let text = format!("{}{plugin}[signatures]\nkeys = [\"{first}\"]\nrequire = true\n", Server::keys());
     fs::write(place.join("s.toml"), &text).expect("a file");
     let check = ["check", "--config", "s.toml"];
-    let told = fails(&place, &check, "plugin 'dydx' is not signed").await;
-    assert!(told.contains("s.toml:") && told.contains("dydx.wasm") && told.contains("plugin sign"), "{told}");
+    let error = fails(&place, &check, "plugin 'dydx' is not signed").await;
+    assert!(
+        error.contains("s.toml:") && error.contains("dydx.wasm") && error.contains("plugin sign"),
+        "{error}"
+    );
 
     fs::write(place.join("text.key"), "no key").expect("a file");
     for (arguments, expected) in [
@@ -57,8 +60,8 @@ async fn a_plugin_is_signed_checked_and_loaded() {
         run(&place, &arguments, &[("SWITCHYARD_KEY", KEY)]).await
     };
     let refused = load().await;
-    let told = stderr(&refused);
-    assert!(!refused.status.success() && told.contains("is not signed"), "{told}");
+    let error = stderr(&refused);
+    assert!(!refused.status.success() && error.contains("is not signed"), "{error}");
     sign("next.wasm", "other.key").await;
     assert!(stderr(&load().await).contains("matches no key"));
     sign("next.wasm", "first.key").await;

@@ -15,7 +15,7 @@ async fn every_client_is_told_when_to_reconnect() {
         client.subscribe(json!(["prices"])).await;
         clients.push(client);
     }
-    let mut greeting = Client::open(&*server.url).await;
+    let mut unauthenticated = Client::open(&*server.url).await;
     assert_eq!(server.call("GET", "/readyz", None, "").await.0, 200);
     server.drain();
     let mut delays = vec![];
@@ -24,12 +24,12 @@ async fn every_client_is_told_when_to_reconnect() {
         assert_eq!(closed.code, 4600);
         delays.push(closed.reason.parse::<u64>().unwrap_or_else(|_| panic!("{closed:?}")));
     }
-    assert_eq!(greeting.closed().await.code, 4600);
+    assert_eq!(unauthenticated.closed().await.code, 4600);
     delays.sort();
     delays.dedup();
     assert!(delays.len() > 10, "clients come back spread over time: {delays:?}");
     let started = Instant::now();
-    drop((clients, greeting));
+    drop((clients, unauthenticated));
     server.stop().await;
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }

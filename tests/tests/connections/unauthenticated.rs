@@ -227,9 +227,9 @@ async fn invalid_keys_are_counted_delayed_and_end_the_connection() {
     assert_eq!(metric(&process.admin, &refused("clients")).await, 13);
     assert_eq!(metric(&process.admin, &refused("operators")).await, 8);
     let log = std::fs::read_to_string(folder.path().join("stderr")).expect("a log");
-    let told: Vec<_> = log.lines().filter(|line| line.contains("keys were refused")).collect();
-    assert!((2..6).contains(&told.len()), "{log}");
-    assert!(told.iter().all(|line| line.contains("127.0.0.1") && !line.contains("sk_")), "{log}");
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("keys were refused")).collect();
+    assert!((2..6).contains(&warnings.len()), "{log}");
+    assert!(warnings.iter().all(|line| line.contains("127.0.0.1") && !line.contains("sk_")), "{log}");
     Client::connect_at(&process.url, json!({"auth": {"apiKey": KEY}})).await.round_trip().await;
 }
 

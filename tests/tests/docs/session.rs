@@ -46,9 +46,9 @@ impl Session {
         for block in blocks {
             for step in format!("\n{block}").split("\n$ ").skip(1) {
                 let (command, expected) = step.split_once('\n').unwrap_or((step, ""));
-                let said = self.step(command).await;
-                let (said, expected) = (said.trim_end(), expected.trim_end());
-                assert!(lookalike(expected, said), "$ {command}\nsays\n{said}\nnot\n{expected}");
+                let printed = self.step(command).await;
+                let (printed, expected) = (printed.trim_end(), expected.trim_end());
+                assert!(lookalike(expected, printed), "$ {command}\nsays\n{printed}\nnot\n{expected}");
                 count += 1;
             }
         }
@@ -65,10 +65,10 @@ impl Session {
             let variables: Vec<_> =
                 self.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let node = Process::serve(&self.folder, &arguments, &variables).await;
-            let told = format!("clients {}\noperators {}", node.url, node.admin);
+            let printed = format!("clients {}\noperators {}", node.url, node.admin);
             self.variables.insert("SWITCHYARD_ADMIN", node.admin.clone());
             self.node = Some(node);
-            return told;
+            return printed;
         }
         let mut command = command.to_owned();
         for (begins, more) in &self.more {

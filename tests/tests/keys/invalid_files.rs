@@ -25,10 +25,10 @@ async fn reasons(node: &Node) -> Vec<String> {
 
 /// Waits until the node says why it rejected its configuration.
 async fn refuses(node: &Node, why: &str) {
-    is_told(node, "the configuration", why).await;
+    shows_reason(node, "the configuration", why).await;
 }
 
-async fn is_told(node: &Node, what: &str, why: &str) {
+async fn shows_reason(node: &Node, what: &str, why: &str) {
     eventually(why, async || {
         let (reasons, begin) = (reasons(node).await, format!("{what} was rejected: "));
         reasons.iter().any(|r| r.starts_with(&begin) && r.contains(why)).then_some(())
@@ -257,22 +257,22 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
         plugin["plugin"]["sha256"].clone()
     };
     let good = in_charge().await;
-    for (file, bytes, told) in [
+    for (file, bytes, message) in [
         ("plugin.wasm", &b""[..], "its signature matches no key"),
         ("plugin.wasm", &module[..module.len() / 2], "its signature matches no key"),
         ("plugin.wasm.sig", b"", "its signature is malformed"),
     ] {
         let (whole, log) = (fs::read(node.folder().join(file)).expect("a file"), node.log().len());
         fs::write(node.folder().join(file), bytes).expect("a file");
-        eventually(told, async || node.log()[log..].contains(told).then_some(())).await;
-        is_told(&node, "plugin 'thresholds'", told).await;
+        eventually(message, async || node.log()[log..].contains(message).then_some(())).await;
+        shows_reason(&node, "plugin 'thresholds'", message).await;
         assert_eq!(in_charge().await, good, "{file} with {} bytes", bytes.len());
         fs::write(node.folder().join(file), whole).expect("a file");
         is_content(&node).await;
     }
     let file = node.folder().join("plugin.wasm");
     fs::remove_file(&file).expect("gone");
-    is_told(&node, "plugin 'thresholds'", "No such file").await;
+    shows_reason(&node, "plugin 'thresholds'", "No such file").await;
     assert_eq!(in_charge().await, good);
     fs::write(&file, &module).expect("a file");
     is_content(&node).await;
@@ -282,7 +282,7 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
         node.folder(),
         text.replace("name = \"thresholds\"\n", &format!("name = \"thresholds\"\nsha256 = \"{other}\"\n")),
     );
-    is_told(&node, "plugin 'thresholds'", &format!("the configuration pins {other}")).await;
+    shows_reason(&node, "plugin 'thresholds'", &format!("the configuration pins {other}")).await;
     assert_eq!(in_charge().await, good);
     reconfigure(&node, text);
     hangup(&node, "refused").await;

@@ -47,8 +47,9 @@ async fn a_certificate_and_a_plugin_are_read_once_files_can_be_opened_again() {
     replace_file(&place.join("cert.pem"), &second.certificate);
     process.signal("HUP").await;
     for what in ["; the certificate stays as it was", "; plugin 'dydx' stays as it was"] {
-        let said = |log: String| log.lines().any(|line| line.contains("os error 24") && line.contains(what));
-        eventually(what, async || said(log()).then_some(())).await;
+        let is_logged =
+            |log: String| log.lines().any(|line| line.contains("os error 24") && line.contains(what));
+        eventually(what, async || is_logged(log()).then_some(())).await;
     }
     limit(&process, 1000).await;
     // Without any further signal.

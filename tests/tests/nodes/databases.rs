@@ -32,8 +32,8 @@ async fn deployments_in_two_databases_are_independent() {
             assert_eq!(node.metric(series).await, 0.0, "{series}");
         }
     }
-    let heard = redis.command(&["PUBSUB", "SHARDCHANNELS"]).await;
-    let mut heard: Vec<_> = heard.lines().filter(|channel| channel.contains("{prices}")).collect();
-    heard.sort_unstable();
-    assert_eq!(heard, ["switchyard:{prices}:live", "switchyard:{prices}:live:3"]);
+    let channels = redis.command(&["PUBSUB", "SHARDCHANNELS"]).await;
+    let mut channels: Vec<_> = channels.lines().filter(|channel| channel.contains("{prices}")).collect();
+    channels.sort_unstable();
+    assert_eq!(channels, ["switchyard:{prices}:live", "switchyard:{prices}:live:3"]);
 }

@@ -24,7 +24,7 @@ async fn since(client: &mut Client, epoch: &Value, offset: u64) -> Value {
     client.subscribe(since).await["results"][0].take()
 }
 
-async fn hears(client: &mut Client, offsets: std::ops::RangeInclusive<u64>) {
+async fn expect_messages(client: &mut Client, offsets: std::ops::RangeInclusive<u64>) {
     for offset in offsets {
         assert_eq!(client.expect("message").await["offset"], offset);
     }
@@ -56,7 +56,7 @@ async fn a_client_ahead_of_its_node_is_recovered_without_duplicates() {
     for n in 1..=5 {
         epoch = publish(&one, "prices", json!(n)).await.0;
     }
-    hears(&mut client, 1..=5).await;
+    expect_messages(&mut client, 1..=5).await;
     client.send(json!({"type": "ack", "room": "prices", "offset": 4})).await;
     acknowledged(&one, 4, 1).await;
     let token = client.token();
@@ -65,7 +65,7 @@ async fn a_client_ahead_of_its_node_is_recovered_without_duplicates() {
     let mut client = two.resume(&token).await;
     let resumed = room(&client.connected["rooms"], "prices");
     assert_eq!((&resumed["recovered"], &resumed["offset"]), (&json!(true), &json!(5)), "{resumed}");
-    hears(&mut client, 5..=5).await;
+    expect_messages(&mut client, 5..=5).await;
     let (mut known, mut impossible) = (two.client().await, two.client().await);
     let joined = since(&mut known, &epoch, 5).await;
     assert_eq!((&joined["recovered"], &joined["offset"]), (&json!(true), &json!(5)), "{joined}");
@@ -75,9 +75,9 @@ async fn a_client_ahead_of_its_node_is_recovered_without_duplicates() {
 
     deaf.release();
     publish(&one, "prices", json!(6)).await;
-    hears(&mut watching, 1..=6).await;
+    expect_messages(&mut watching, 1..=6).await;
     for client in [&mut client, &mut known, &mut impossible] {
-        hears(client, 6..=6).await;
+        expect_messages(client, 6..=6).await;
     }
     for client in [&mut watching, &mut client, &mut known, &mut impossible] {
         client.round_trip().await;
@@ -101,7 +101,7 @@ async fn a_client_of_a_node_that_was_just_suspended_is_recovered() {
             (1..=100).map(|n| json!({"room": "prices", "data": [batch * 100 + n, filling]})).collect();
         let (status, body) = one.call("POST", "/v1/publish", &json!(list).to_string()).await;
         assert_eq!(status, 200, "{body}");
-        hears(&mut client, batch * 100 + 1..=batch * 100 + 100).await;
+        expect_messages(&mut client, batch * 100 + 1..=batch * 100 + 100).await;
     }
     client.send(json!({"type": "ack", "room": "prices", "offset": 1000})).await;
     acknowledged(&one, 1000, 1).await;
@@ -111,10 +111,10 @@ async fn a_client_of_a_node_that_was_just_suspended_is_recovered() {
     let mut client = two.resume(&token).await;
     let resumed = room(&client.connected["rooms"], "prices");
     assert_eq!((&resumed["recovered"], &resumed["offset"]), (&json!(true), &json!(1000)), "{resumed}");
-    hears(&mut watching, 1..=1000).await;
+    expect_messages(&mut watching, 1..=1000).await;
     publish(&one, "prices", json!(1001)).await;
-    hears(&mut client, 1001..=1001).await;
-    hears(&mut watching, 1001..=1001).await;
+    expect_messages(&mut client, 1001..=1001).await;
+    expect_messages(&mut watching, 1001..=1001).await;
     client.round_trip().await;
 }
 
@@ -137,7 +137,7 @@ async fn a_replay_ends_with_its_epoch(forget: &[&str]) {
     let (mut live, mut slow) = (node.client().await, node.client().await);
     live.subscribe(json!(["prices"])).await;
     assert_eq!(since(&mut slow, &old, 0).await["recovered"], true);
-    hears(&mut slow, 1..=10).await;
+    expect_messages(&mut slow, 1..=10).await;
     redis.command(forget).await;
     let (new, first) = publish(&node, "prices", json!("first")).await;
     assert!(new != old && first == 1, "{new} {first}");
@@ -245,7 +245,7 @@ async fn a_client_that_missed_a_new_epoch_is_told_on_resuming() {
     publish(&one, "prices", json!(6)).await;
     let mut client = one.resume(&token).await;
     assert_eq!(room(&client.connected["rooms"], "prices")["recovered"], true);
-    hears(&mut client, 6..=6).await;
+    expect_messages(&mut client, 6..=6).await;
 }
 
 /// The same if the sessions are forgotten as well.
@@ -271,8 +271,9 @@ async fn a_client_that_missed_a_total_loss_is_told_on_resuming() {
     }
     let client = two.resume(token.as_str().expect("a token")).await;
     let connected = &client.connected;
-    let told = connected["resumed"] == false || room(&connected["rooms"], "prices")["recovered"] == false;
-    assert!(told, "{connected}");
+    let is_reported =
+        connected["resumed"] == false || room(&connected["rooms"], "prices")["recovered"] == false;
+    assert!(is_reported, "{connected}");
 }
 
 /// Regression: an acknowledgement in the old epoch skipped messages of the new one, and receipts counted it.
@@ -287,7 +288,7 @@ async fn a_client_in_a_new_epoch_starts_without_acknowledgements() {
     for n in 1..=3 {
         old = publish(&one, "prices", json!(n)).await.0;
     }
-    hears(&mut client, 1..=3).await;
+    expect_messages(&mut client, 1..=3).await;
     client.send(json!({"type": "ack", "room": "prices", "offset": 3})).await;
     acknowledged(&one, 3, 1).await;
     redis.command(&["DEL", "switchyard:{prices}:room", "switchyard:{prices}:log"]).await;
@@ -297,7 +298,7 @@ async fn a_client_in_a_new_epoch_starts_without_acknowledgements() {
     for n in 2..=5 {
         publish(&one, "prices", json!(n)).await;
     }
-    hears(&mut client, 1..=5).await;
+    expect_messages(&mut client, 1..=5).await;
     let late = json!({"type": "ack", "id": 1, "room": "prices", "epoch": old, "offset": 3});
     assert_eq!(client.refused(late).await, "invalid_request");
     // By now it has answered the ping behind the gap. Its session says so once that is recorded.
@@ -316,7 +317,7 @@ async fn a_client_in_a_new_epoch_starts_without_acknowledgements() {
 
     let mut client = two.resume(&token).await;
     assert_eq!(room(&client.connected["rooms"], "prices")["recovered"], true);
-    hears(&mut client, 1..=5).await;
+    expect_messages(&mut client, 1..=5).await;
     client.send(json!({"type": "ack", "room": "prices", "epoch": new, "offset": 2})).await;
     acknowledged(&one, 2, 1).await;
     let receipt = one.get("/v1/rooms/prices/messages/3/receipt").await;
@@ -341,8 +342,8 @@ async fn a_restored_epoch_is_not_mistaken_for_the_current_one() {
     for n in 6..=8 {
         seen.push(publish(&node, "prices", json!(n)).await.0);
     }
-    hears(&mut client, 1..=8).await;
-    hears(&mut witness, 1..=8).await;
+    expect_messages(&mut client, 1..=8).await;
+    expect_messages(&mut witness, 1..=8).await;
     client.send(json!({"type": "ack", "room": "prices", "offset": 8})).await;
     acknowledged(&node, 8, 1).await;
     let token = client.token();

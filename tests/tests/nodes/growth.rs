@@ -102,8 +102,8 @@ async fn an_inbox_needs_a_principal() {
 #[tokio::test]
 async fn one_principal_cannot_fill_redis() {
     let redis = Redis::start().await;
-    let used = |said: String| -> u64 {
-        let line = said.lines().find_map(|line| line.strip_prefix("used_memory:").map(str::to_owned));
+    let used = |info: String| -> u64 {
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:").map(str::to_owned));
         line.and_then(|bytes| bytes.trim().parse().ok()).expect("a number")
     };
     let limit = used(redis.command(&["INFO", "memory"]).await) * 5 + (20 << 20);

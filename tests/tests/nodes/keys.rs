@@ -9,8 +9,8 @@ use switchyard_tests::{
 async fn key(node: &Node, arguments: &[&str]) -> (bool, String) {
     let arguments = [&["key"], arguments, &["--config", "switchyard.toml"]].concat();
     let output = run(node.folder(), &arguments, &[]).await;
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).expect("text"))
+    let printed = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(printed).expect("text"))
 }
 
 #[tokio::test]
@@ -43,8 +43,8 @@ async fn every_node_applies_key_changes_within_a_second() {
         !listed.contains(secret)
             && !redis.command(&["HGETALL", "switchyard:{/keys}:all"]).await.contains(secret)
     );
-    let (good, told) = key(&two, &["revoke", &digest[..20]]).await;
-    assert!(good, "{told}");
+    let (good, printed) = key(&two, &["revoke", &digest[..20]]).await;
+    assert!(good, "{printed}");
     let began = Instant::now();
     assert_eq!(client.closed().await.code, 4410);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
@@ -73,15 +73,16 @@ async fn impossible_key_commands_are_reported() {
         ),
         (&["revoke", "sha256:00"], "'sha256:00' is the beginning of no digest in the store"),
     ] {
-        let (good, told) = key(&node, arguments).await;
-        assert!(!good && told.contains(expected), "{told}");
+        let (good, printed) = key(&node, arguments).await;
+        assert!(!good && printed.contains(expected), "{printed}");
     }
     let folder = tempfile::tempdir().expect("a folder");
     let output = run(folder.path(), &["key", "list"], &[]).await;
-    let told = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && told.contains("store.url is memory, and a memory store cannot keep keys"),
-        "{told}"
+        !output.status.success()
+            && printed.contains("store.url is memory, and a memory store cannot keep keys"),
+        "{printed}"
     );
 }
 
@@ -126,8 +127,8 @@ async fn a_store_that_lost_its_keys_disconnects_nobody() {
         eventually("ready", async || node.is_ready().await.then_some(())).await;
     }
     assert_eq!(client.end(), None, "it stays");
-    let (good, told) = key(&two, &["revoke", &first_digest]).await;
-    assert!(good, "{told}");
+    let (good, printed) = key(&two, &["revoke", &first_digest]).await;
+    assert!(good, "{printed}");
     assert_eq!(client.ended(Duration::from_secs(5)).await.code, Some(4410));
 }
 
@@ -146,8 +147,8 @@ async fn a_revocation_reports_its_replicas_and_is_rewritten_after_a_failover() {
     // While stopped, it confirms nothing. When it continues, it is promoted without the revocation.
     let (_, replica) = sentinel.pair().await;
     replica.pause().await;
-    let (good, told) = key(&node, &["revoke", digest]).await;
-    assert!(good && told.contains("only 0 of 1 replicas confirmed the change"), "{told}");
+    let (good, printed) = key(&node, &["revoke", digest]).await;
+    assert!(good && printed.contains("only 0 of 1 replicas confirmed the change"), "{printed}");
     eventually("a revoked key", async || (!Client::is_accepted(&node.url, secret).await).then_some(())).await;
     let old = sentinel.master().await;
     sentinel.kill_with(old).await;
@@ -166,8 +167,8 @@ async fn replicated() -> (Redis, Redis, Proxy, Node) {
     let master = Redis::start_with(&["--repl-diskless-sync-delay", "0"]).await;
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port().to_string()]).await;
     eventually("a replica in sync", async || {
-        let said = replica.command(&["INFO", "replication"]).await;
-        said.contains("master_link_status:up").then_some(())
+        let printed = replica.command(&["INFO", "replication"]).await;
+        printed.contains("master_link_status:up").then_some(())
     })
     .await;
     let proxy = Proxy::start(&master).await;
@@ -195,8 +196,8 @@ async fn a_write_counts_even_if_its_replication_is_not_confirmed() {
         let (secret, digest) = (made["key"].as_str().unwrap(), made["digest"].as_str().unwrap());
         eventually("a key", async || Client::is_accepted(&node.url, secret).await.then_some(())).await;
         let rule = waits();
-        let (good, told) = key(&node, &["revoke", digest]).await;
-        assert!(good && told.contains("only 0 of 1 replicas confirmed the change"), "{told}");
+        let (good, printed) = key(&node, &["revoke", digest]).await;
+        assert!(good && printed.contains("only 0 of 1 replicas confirmed the change"), "{printed}");
         rule.release();
         eventually("a revoked key", async || (!Client::is_accepted(&node.url, secret).await).then_some(()))
             .await;
@@ -212,10 +213,10 @@ async fn a_key_that_was_never_shown_is_revoked() {
     let node = Node::start(&proxy.url(), "").await;
     let lost = proxy.lose_answer(Pattern::script("register").times(1));
     let add = ["add", "--principal", "neo", "--scope", "subscribe"];
-    let (good, told) = key(&node, &add).await;
-    assert!(!good && lost.count() == 1, "{told}");
+    let (good, printed) = key(&node, &add).await;
+    assert!(!good && lost.count() == 1, "{printed}");
     let (_, listed) = key(&node, &["list"]).await;
-    assert!(!listed.contains("neo"), "{told}{listed}");
+    assert!(!listed.contains("neo"), "{printed}{listed}");
     // It is revoked instead of deleted, so that no node writes it again.
     let kept = redis.command(&["HVALS", "switchyard:{/keys}:all"]).await;
     assert!(!kept.is_empty() && !kept.contains("neo"), "{kept}");

@@ -51,9 +51,9 @@ async fn are_served(node: &Node, clients: &[Live]) {
 
 /// The commands that Redis executed or rejected.
 async fn asked(redis: &Redis) -> u64 {
-    let told = redis.command(&["INFO", "commandstats"]).await;
+    let info = redis.command(&["INFO", "commandstats"]).await;
     let count = |line: &str, name: &str| line.split_once(name)?.1.split(',').next()?.parse::<u64>().ok();
-    let lines = told.lines().map(str::trim);
+    let lines = info.lines().map(str::trim);
     lines.filter_map(|line| Some(count(line, "calls=")? + count(line, "rejected_calls=")?)).sum()
 }
 

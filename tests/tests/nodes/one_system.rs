@@ -182,10 +182,10 @@ async fn a_redis_with_another_schema_version_prevents_a_start() {
     redis.command(&["SET", "switchyard:schema", "99"]).await;
     let folder = Node::folder(&redis.url(), "");
     let output = switchyard_tests::run(folder.path(), &["serve", "--config", "switchyard.toml"], &[]).await;
-    let told = String::from_utf8_lossy(&output.stderr);
+    let error = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && told.contains("schema 99") && told.contains("store.prefix"),
-        "{told}"
+        !output.status.success() && error.contains("schema 99") && error.contains("store.prefix"),
+        "{error}"
     );
     // With another prefix, the node starts on the same Redis.
     let environment = [("SWITCHYARD_STORE__PREFIX", "mine")];

@@ -101,11 +101,11 @@ async fn a_redis_that_lost_its_data_is_reported_as_a_gap() {
     })
     .await;
     assert_ne!(first["epoch"], second["epoch"]);
-    let mut told = vec![];
-    while told.last().is_none_or(|frame: &Value| frame["data"] != 2) {
-        told.push(client.recv().await);
+    let mut frames = vec![];
+    while frames.last().is_none_or(|frame: &Value| frame["data"] != 2) {
+        frames.push(client.recv().await);
     }
-    let gap = told.iter().find(|frame| frame["type"] == "gap" && frame["room"] == "prices").expect("a gap");
+    let gap = frames.iter().find(|frame| frame["type"] == "gap" && frame["room"] == "prices").expect("a gap");
     assert_eq!((&gap["epoch"], &gap["offset"]), (&second["epoch"], &second["offset"]));
     // The session was written again, with the room as it is now.
     client.send(json!({"type": "ack", "room": "prices", "offset": second["offset"]})).await;

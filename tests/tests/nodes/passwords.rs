@@ -119,19 +119,19 @@ async fn an_invalid_url_is_rejected_without_being_shown() {
             (&["check"], &in_environment[..]),
         ] {
             let output = run(folder.path(), arguments, environment).await;
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(!output.status.success() && said.contains("store.url"), "{url}: {said}");
-            assert!(!said.contains("s3c") && !said.contains("ret@"), "{url}: {said}");
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && error.contains("store.url"), "{url}: {error}");
+            assert!(!error.contains("s3c") && !error.contains("ret@"), "{url}: {error}");
         }
     }
     // Text that is not TOML is not shown either.
     fs::write(&config, "[store]\nurl = redis://:s3cret@127.0.0.1\n").expect("a file");
     let output = run(folder.path(), &["check", "--config", "s.toml"], &[]).await;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("s.toml:2") && !said.contains("s3cret"), "{said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("s.toml:2") && !error.contains("s3cret"), "{error}");
     // A store that is unreachable is named without its credentials.
     let url = [("SWITCHYARD_STORE__URL", "redis://user:s3cret@127.0.0.1:1")];
     let output = run(folder.path(), &["key", "list"], &url).await;
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("redis://…@127.0.0.1:1") && !said.contains("s3cret"), "{said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("redis://…@127.0.0.1:1") && !error.contains("s3cret"), "{error}");
 }

@@ -110,12 +110,12 @@ async fn a_node_that_cannot_run_a_version_reports_it_and_keeps_the_old_one() {
     let sha256 = digest(&one.get(PATH).await);
     let pinned = Node::start_in(folder(&redis, &format!("sha256 = \"{sha256}\""))).await;
     let second = digest(&put(&one.process.admin, code(1)).await);
-    let told = eventually("a report", async || {
+    let report = eventually("a report", async || {
         let plugin = one.get(PATH).await;
         plugin["nodes"].as_array()?.iter().find_map(|node| node["behind"].as_str().map(str::to_owned))
     })
     .await;
-    assert!(told.contains("the configuration pins"), "{told}");
+    assert!(report.contains("the configuration pins"), "{report}");
     let plugin = pinned.get(PATH).await;
     assert_eq!((digest(&plugin), &plugin["state"]), (sha256, &json!("active")));
     let failed =
@@ -125,15 +125,15 @@ async fn a_node_that_cannot_run_a_version_reports_it_and_keeps_the_old_one() {
     fs::write(one.folder().join("three.wasm"), code(3)).expect("a file");
     let load = ["plugin", "load", "thresholds", "three.wasm", "--admin", &one.process.admin];
     let output = switchyard_tests::run(one.folder(), &load, &[("SWITCHYARD_KEY", KEY)]).await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         !output.status.success()
-            && said.contains("do not run the active version: ")
-            && said.contains("plugin list thresholds"),
-        "{said}"
+            && printed.contains("do not run the active version: ")
+            && printed.contains("plugin list thresholds"),
+        "{printed}"
     );
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.lines().any(|line| line.starts_with("  on ") && line.contains("pins")), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.lines().any(|line| line.starts_with("  on ") && line.contains("pins")), "{printed}");
 }
 
 #[tokio::test]

@@ -97,9 +97,9 @@ async fn a_replay_that_nobody_reads_is_not_read_from_redis_and_ends() {
     let node = Node::start(&redis.url(), heartbeat).await;
     let rooms: Vec<_> = (0..15).map(|n| format!("room{n}")).collect();
     fill(&node, &rooms, 40).await;
-    let mut told = node.client().await;
-    let known = told.subscribe(json!(rooms)).await;
-    told.cut();
+    let mut first = node.client().await;
+    let known = first.subscribe(json!(rooms)).await;
+    first.cut();
     let since = |n: usize| json!({"epoch": known["results"][n]["epoch"], "offset": 0});
     let entries: Vec<_> = (0..rooms.len()).map(|n| json!({"room": rooms[n], "since": since(n)})).collect();
 
@@ -109,12 +109,12 @@ async fn a_replay_that_nobody_reads_is_not_read_from_redis_and_ends() {
     let (before, memory) = (sent(&redis).await, node.process.memory());
     stalled.send(json!({"type": "subscribe", "rooms": entries})).await;
     // It keeps sending, and reads nothing.
-    let said =
+    let requests =
         [framed(FIN | 0xA, b""), framed(FIN | TEXT, br#"{"type":"ack","room":"room0","offset":0}"#)].concat();
     let end = Instant::now() + Duration::from_secs(60);
     while !node.get("/v1/connections").await["connections"].as_array().expect("connections").is_empty() {
         assert!(Instant::now() < end, "it is never too slow");
-        stalled.tcp.write_all(&said).await.ok();
+        stalled.tcp.write_all(&requests).await.ok();
         sleep(Duration::from_millis(100)).await;
     }
     let (read, grown) = (sent(&redis).await - before, node.process.memory().saturating_sub(memory));

@@ -81,8 +81,8 @@ async fn nodes_leave_a_stopped_master_for_the_one_that_sentinels_name() {
     old.resume().await;
     // It considers itself a master until its sentinels make it a replica, and then it loses what only it has.
     eventually_within(Duration::from_secs(40), "the old master a replica", async || {
-        let told = old.command(&["INFO", "replication"]).await;
-        (told.contains("role:slave") && told.contains("master_link_status:up")).then_some(())
+        let info = old.command(&["INFO", "replication"]).await;
+        (info.contains("role:slave") && info.contains("master_link_status:up")).then_some(())
     })
     .await;
     let published = publisher.stop().await;
@@ -258,9 +258,9 @@ async fn cluster_servers_that_disagree_are_not_flooded() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let mut asked = 0;
     for server in &cluster.nodes {
-        let told = server.command(&["INFO", "commandstats"]).await;
+        let info = server.command(&["INFO", "commandstats"]).await;
         let calls = |line: &str| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok();
-        asked += told.lines().filter_map(calls).sum::<u64>();
+        asked += info.lines().filter_map(calls).sum::<u64>();
     }
     assert!(asked < 1500, "{asked} commands in 5 s");
     assert_eq!(client.end(), None);

@@ -117,8 +117,8 @@ async fn clients_are_rejected_until_the_node_serves() {
     let arguments = ["--config", "switchyard.toml"];
     let serve = [&["serve"], &arguments[..]].concat();
     let output = switchyard_tests::run(folder.path(), &serve, &environment).await;
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && told.contains("server.listen: cannot listen on"), "{told}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("server.listen: cannot listen on"), "{error}");
 
     drop(taken);
     let starting = Starting::serve(folder.path(), &arguments, &environment);

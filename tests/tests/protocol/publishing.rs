@@ -213,7 +213,7 @@ async fn json_that_parsers_reject_is_not_delivered() {
     for data in [r#""\ud83d\ude00""#, r#""\\ud800""#, "1e308"] {
         client.send_text(&format!(r#"{{"type":"publish","id":2,"room":"prices","data":{data}}}"#)).await;
         client.expect("published").await;
-        let heard = client.text().await;
-        assert!(heard.contains(&format!(r#""data":{data}"#)), "{data}: {heard}");
+        let frame = client.text().await;
+        assert!(frame.contains(&format!(r#""data":{data}"#)), "{data}: {frame}");
     }
 }

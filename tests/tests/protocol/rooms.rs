@@ -159,10 +159,10 @@ async fn broadcast_and_inbox_are_joined_automatically() {
     acme.publish("@zed", json!("to zed")).await;
     acme.publish("*", json!("to all")).await;
     assert_eq!(acme.expect("message").await["data"], "to all");
-    let mut heard = [zed.expect("message").await, zed.expect("message").await];
-    heard.sort_by_key(|message| message["room"].to_string());
-    assert_eq!((&heard[0]["room"], &heard[0]["data"]), (&json!("*"), &json!("to all")));
-    assert_eq!((&heard[1]["room"], &heard[1]["data"]), (&json!("@zed"), &json!("to zed")));
+    let mut messages = [zed.expect("message").await, zed.expect("message").await];
+    messages.sort_by_key(|message| message["room"].to_string());
+    assert_eq!((&messages[0]["room"], &messages[0]["data"]), (&json!("*"), &json!("to all")));
+    assert_eq!((&messages[1]["room"], &messages[1]["data"]), (&json!("@zed"), &json!("to zed")));
     let members =
         async |client: &mut Client, room: &str| client.ask(json!({"type": "members", "room": room})).await;
     assert_eq!(members(&mut zed, "@zed").await["count"], 1);

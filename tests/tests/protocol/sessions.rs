@@ -79,10 +79,10 @@ async fn of_many_concurrent_resumes_one_wins() {
             client.send(resume.clone()).await;
         }
         publisher.publish("prices", json!(round)).await;
-        let (mut stayed, mut heard, mut answered) = (vec![], 0, vec![]);
+        let (mut stayed, mut received, mut answered) = (vec![], 0, vec![]);
         // Each was accepted, or was already too late.
         for (n, mut client) in clients.into_iter().enumerate() {
-            if n == 0 || !matches!(next(&mut client, &mut heard).await, Next::Closed) {
+            if n == 0 || !matches!(next(&mut client, &mut received).await, Next::Closed) {
                 answered.push(client);
             }
         }
@@ -90,7 +90,7 @@ async fn of_many_concurrent_resumes_one_wins() {
         for mut client in answered {
             client.socket.send(Message::text(r#"{"type":"ping"}"#)).await.ok();
             loop {
-                match next(&mut client, &mut heard).await {
+                match next(&mut client, &mut received).await {
                     Next::Pong => break stayed.push(client),
                     Next::Closed => break,
                     Next::Other => {}
@@ -99,8 +99,8 @@ async fn of_many_concurrent_resumes_one_wins() {
         }
         assert_eq!(stayed.len(), 1, "round {round}");
         // A replay runs concurrently with requests, so it may come after the pong.
-        while heard == 0 {
-            let next = next(&mut stayed[0], &mut heard).await;
+        while received == 0 {
+            let next = next(&mut stayed[0], &mut received).await;
             assert!(matches!(next, Next::Other), "what was published meanwhile is not lost: round {round}");
         }
         drop(stayed);
@@ -116,10 +116,10 @@ enum Next {
 }
 
 /// The next frame that is not a delivery; deliveries are counted.
-async fn next(client: &mut Client, heard: &mut u32) -> Next {
+async fn next(client: &mut Client, received: &mut u32) -> Next {
     match timeout(EVENT_TIMEOUT, client.socket.next()).await.expect("a frame in time") {
         Some(Ok(Message::Text(text))) => {
-            *heard += u32::from(text.contains(r#""type":"message""#));
+            *received += u32::from(text.contains(r#""type":"message""#));
             if text.contains(r#""type":"pong""#) { Next::Pong } else { Next::Other }
         }
         Some(Ok(Message::Close(Some(close)))) => {

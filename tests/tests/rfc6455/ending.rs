@@ -20,8 +20,8 @@ async fn a_client_that_sends_too_much_reads_the_close_code() {
         for n in 0..20 {
             let mut line = Line::open(&node.url).await.ready(n % 2 == 0).await.expect("an upgrade");
             line.write(&masked(FIN | TEXT, &vec![b' '; 3 << 20])).await.expect("a server that reads on");
-            let told = case("7.4.1", "", "too much").closed(1009).compare(&mut line, |_| false).await;
-            assert_eq!(told, Ok(()), "attempt {n} at {}", node.url);
+            let expected = case("7.4.1", "", "too much").closed(1009).compare(&mut line, |_| false).await;
+            assert_eq!(expected, Ok(()), "attempt {n} at {}", node.url);
         }
     }
 }
@@ -89,9 +89,9 @@ async fn requests_before_a_close_are_answered() {
                     }
                 }
                 let mut answered = 0;
-                let told = case("7.1.2", "", "requests").closed(code);
-                let told = Case { pings: vec![b"heard".to_vec()], ..startup };
-                let compared = told.compare(&mut line, |text| {
+                let expected = case("7.1.2", "", "requests").closed(code);
+                let expected = Case { pings: vec![b"heard".to_vec()], ..startup };
+                let compared = expected.compare(&mut line, |text| {
                     let is_next = text["type"] == "published" && text["id"] == answered;
                     answered += u64::from(is_next);
                     is_next
@@ -135,8 +135,8 @@ async fn long_answers_wait_for_a_client_that_reads() {
         line.write(&requests).await.expect("a connection");
         assert_eq!(line.text().await.expect("an answer")["type"], "subscribed");
         let mut answered = 0;
-        let told = case("7.1.2", "", "history").closed(1000);
-        let compared = told.compare(&mut line, |text| {
+        let expected = case("7.1.2", "", "history").closed(1000);
+        let compared = expected.compare(&mut line, |text| {
             let is_next = text["type"] == "history" && text["id"] == answered;
             answered += u64::from(is_next);
             is_next

@@ -27,19 +27,19 @@ fn padded(length: usize) -> String {
 }
 
 /// A header with the length in 7, 16 or 64 bits, even if fewer would do.
-fn told(first: u8, bits: u8, length: u64, payload: &[u8]) -> Vec<u8> {
+fn with_length(first: u8, bits: u8, length: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = masked(first, payload);
     let header = match bytes[1] & 0x7f {
         126 => 4,
         127 => 10,
         _ => 2,
     };
-    let told = match bits {
+    let with_length = match bits {
         7 => vec![0x80 | length as u8],
         16 => [&[0x80 | 126][..], &(length as u16).to_be_bytes()].concat(),
         _ => [&[0x80 | 127][..], &length.to_be_bytes()].concat(),
     };
-    bytes.splice(1..header, told);
+    bytes.splice(1..header, with_length);
     bytes
 }
 
@@ -104,14 +104,14 @@ fn lengths() -> Vec<Case> {
     for (bits, name) in [(16, "16"), (64, "64")] {
         // Only a sender must use the smallest number of bits.
         cases.push(
-            case("5.2", "", format!("a length of 100 told in {name} bits"))
-                .sends(told(FIN | TEXT, bits, 100, text.as_bytes()))
+            case("5.2", "", format!("a length of 100 encoded in {name} bits"))
+                .sends(with_length(FIN | TEXT, bits, 100, text.as_bytes()))
                 .echoes("padded"),
         );
     }
     cases.push(
-        case("5.2", "", "a length of 200 told in 64 bits")
-            .sends(told(FIN | TEXT, 64, 200, padded(200).as_bytes()))
+        case("5.2", "", "a length of 200 encoded in 64 bits")
+            .sends(with_length(FIN | TEXT, 64, 200, padded(200).as_bytes()))
             .echoes("padded"),
     );
     for (length, name) in [
@@ -126,7 +126,7 @@ fn lengths() -> Vec<Case> {
         for (first, kind) in [(FIN | TEXT, "text"), (FIN | BINARY, "binary"), (TEXT, "the first part")] {
             cases.push(
                 case("7.4.1", "", format!("{kind} that claims {name}"))
-                    .sends(told(first, 64, length, b"no more than this"))
+                    .sends(with_length(first, 64, length, b"no more than this"))
                     .closed(1009),
             );
         }

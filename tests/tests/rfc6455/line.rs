@@ -220,7 +220,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Got, usize)>, String> {
         (length, _) => (length as usize, 2),
     };
     if (header == 4 && length < 126) || (header == 10 && length < 65_536) {
-        return Err(format!("5.2: {length} bytes are not told in the fewest"));
+        return Err(format!("5.2: {length} bytes are not encoded in the fewest bytes"));
     }
     let Some(payload) = bytes.get(header..header + length) else { return Ok(None) };
     if first & FIN == 0 || (first & 15 >= CLOSE && length > 125) {

@@ -59,8 +59,8 @@ impl Rig {
         }
         self.client.message("filtered", 2).await;
         self.client.round_trip().await;
-        let told = (self.client.offsets("filtered"), self.client.offsets("new"));
-        assert_eq!(told, (vec![2], vec![]), "the old filter, and nothing of a room that was refused");
+        let received = (self.client.offsets("filtered"), self.client.offsets("new"));
+        assert_eq!(received, (vec![2], vec![]), "the old filter, and nothing of a room that was refused");
     }
 
     /// And for the connection that resumes on another node, after `more` further messages.
