@@ -13,6 +13,14 @@ use std::fmt;
 /// As a field of a deserialized type it accepts a JSON number. [`Decimal::of`] also accepts a string that
 /// contains a number, which is how many feeds write prices and sizes to keep every digit. It is serialized as
 /// a JSON number, in the same text for equal numbers.
+///
+/// ```
+/// use switchyard_sdk::Decimal;
+///
+/// let parse = |text| Decimal::parse(text).unwrap();
+/// assert!(parse("0.1") < parse("0.10000000000000000001"));
+/// assert_eq!(parse("1.50"), parse("15e-1"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decimal {
     /// Orders numbers as far as 64 bits can, so that most comparisons take one step.

@@ -35,6 +35,18 @@ pub enum InvalidDuration {
 }
 
 /// Parses a duration such as "250ms", "2m" or "1h 30m", of at most 100 years.
+///
+/// # Errors
+///
+/// If the text is not a duration, is longer than that, or uses the unit `M`.
+///
+/// ```
+/// use std::time::Duration;
+/// use switchyard_process::unit::parse_duration;
+///
+/// assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5400)));
+/// assert!(parse_duration("10M").is_err());
+/// ```
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     if text.split(|c: char| !c.is_alphabetic()).any(|unit| unit == "M") {
         let count = text.chars().filter(char::is_ascii_digit).collect();

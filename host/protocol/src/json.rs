@@ -25,6 +25,17 @@ pub enum NotPortable {
 }
 
 /// Checks that JSON is portable, in one pass. `text` must be valid JSON.
+///
+/// # Errors
+///
+/// The first thing in it that is not portable.
+///
+/// ```
+/// use switchyard_protocol::json::{NotPortable, check_portable};
+///
+/// assert_eq!(check_portable(r#"{"usd":3150}"#), Ok(()));
+/// assert_eq!(check_portable("[1e400]"), Err(NotPortable::HugeNumber));
+/// ```
 pub fn check_portable(text: &str) -> Result<(), NotPortable> {
     let bytes = text.as_bytes();
     let (mut at, mut depth) = (0, 0usize);

@@ -37,6 +37,16 @@ impl RoomName {
     /// # Errors
     ///
     /// [`ErrorCode::RoomInvalid`], with what is wrong and what would be right.
+    ///
+    /// ```
+    /// use switchyard_protocol::room::{RoomKind, RoomName};
+    ///
+    /// let name = RoomName::parse("uniswap-v3:ethereum").unwrap();
+    /// assert_eq!(name.kind(), RoomKind::Ordinary);
+    ///
+    /// let refusal = RoomName::parse("a::b").unwrap_err();
+    /// assert!(refusal.message.starts_with("room 'a::b' has an empty part; expected 1 to 128 characters"));
+    /// ```
     pub fn parse(name: &str) -> Result<Self, Refusal> {
         let refuse = |problem: String| {
             let expected = "1 to 128 characters from A-Z a-z 0-9 . _ - in parts joined by single colons";

@@ -7,6 +7,13 @@ use serde::{Deserialize, Serialize};
 /// ends the pattern and stands for any rest at all. `dydx:*` matches `dydx:eth-usd` but not `dydx:a:b`, which
 /// `dydx:**` matches.
 ///
+/// ```
+/// use switchyard_protocol::room::RoomPattern;
+///
+/// let pattern = RoomPattern::try_from("dydx:*".to_owned()).unwrap();
+/// assert!(pattern.matches("dydx:eth-usd") && !pattern.matches("dydx:a:b"));
+/// ```
+///
 /// Letters match in either case: otherwise a client could bypass a plugin by spelling the name of its room
 /// differently.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
