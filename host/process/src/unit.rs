@@ -62,12 +62,20 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
 }
 
 /// Reads a duration, as [`parse_duration`] does. For `#[serde(deserialize_with = …)]`.
+///
+/// # Errors
+///
+/// If the value is not a string of this form.
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     parse_duration(&string(from, r#"a duration such as "5s""#)?).map_err(D::Error::custom)
 }
 
 /// Reads a size of at most 4 GiB, such as "64KiB" or "1MiB" (1024-based) or "64kB" (1000-based), in bytes. For
 /// `#[serde(deserialize_with = …)]`.
+///
+/// # Errors
+///
+/// If the value is not a string of this form.
 pub fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
     let text = string(from, r#"a size such as "64KiB""#)?;
     match text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()) {
@@ -80,6 +88,10 @@ pub fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
 }
 
 /// Reads an IP address with a port, to listen on. For `#[serde(deserialize_with = …)]`.
+///
+/// # Errors
+///
+/// If the value is not a string of this form.
 pub fn address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
     let text = string(from, r#"an address such as "127.0.0.1:8080""#)?;
     text.parse().map_err(|_| {

@@ -125,6 +125,17 @@ pub type ParseResult<'a> = Result<(Option<Id<'a>>, Request<'a>), (Option<Id<'a>>
 /// [`ErrorCode::BadFrame`] if the text is not one JSON object or contains JSON that is not portable,
 /// [`ErrorCode::UnknownType`] if there is no such request, [`ErrorCode::InvalidRequest`] if a field is
 /// missing or wrong. The errors of single rooms, of `auth` and of `ack` are in the [`Request`].
+///
+/// ```
+/// use switchyard_protocol::{ErrorCode, Request, request::parse};
+///
+/// let parsed = parse(r#"{"type":"members","id":5,"room":"prices"}"#);
+/// let Ok((Some(id), Request::Members { room })) = parsed else { panic!("a valid request") };
+/// assert_eq!((id.get(), &*room), ("5", "prices"));
+///
+/// let (_, refusal) = parse(r#"{"type":"shout"}"#).err().expect("there is no such request");
+/// assert_eq!(refusal.code, ErrorCode::UnknownType);
+/// ```
 pub fn parse(text: &str) -> ParseResult<'_> {
     let fields: RequestFields = match object(text) {
         Ok(fields) => fields,
