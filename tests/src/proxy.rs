@@ -202,8 +202,8 @@ impl Shared {
     }
 
     /// What happens to a command, and the rule that decides it.
-    fn judge(&self, command: &Command) -> Option<(Action, CancellationToken)> {
-        self.rules.judge(command, self.script(command))
+    fn decide(&self, command: &Command) -> Option<(Action, CancellationToken)> {
+        self.rules.decide(command, self.script(command))
     }
 }
 

@@ -120,7 +120,7 @@ async fn requests(
     while let Some(command) = client.command().await {
         flowing(shared, silent).await;
         let missing = command.replies();
-        match shared.judge(&command) {
+        match shared.decide(&command) {
             None => drop(sent.send((push(missing, &[], End::Given), command))),
             Some((Action::Hold, released)) => {
                 released.cancelled().await;

@@ -114,7 +114,7 @@ impl Rules {
     }
 
     /// The first rule that matches a command decides what happens to it, and until when.
-    pub fn judge(&self, command: &Command, script: Option<&str>) -> Option<(Action, CancellationToken)> {
+    pub fn decide(&self, command: &Command, script: Option<&str>) -> Option<(Action, CancellationToken)> {
         let mut rules = self.0.lock().expect("no panic");
         rules.retain(|rule| !rule.released.is_cancelled());
         let is_left = |rule: &State| rule.pattern.times.is_none_or(|times| *rule.matched.borrow() < times);

@@ -311,8 +311,8 @@ fn rooms_are_found_again_as_they_were_told() {
     // An answer that came after the request of the other connection does not decide for either.
     let mut crossed = Scenario::joined();
     crossed.unsubscribe(1).connect(2, Some("s")).receive(1, left()).resumed(2, room(3, true)).breaks(&[]);
-    let mut told = Scenario::joined();
-    told.unsubscribe(1).receive(1, left()).connect(2, Some("s")).resumed(2, room(3, true)).breaks(&[LEFT]);
+    let mut left_for_good = Scenario::joined();
+    left_for_good.unsubscribe(1).receive(1, left()).connect(2, Some("s")).resumed(2, room(3, true)).breaks(&[LEFT]);
 }
 
 #[test]
@@ -355,10 +355,10 @@ fn a_loss_is_told_where_something_is_gone_and_only_there() {
     late.facts.history = 2;
     late.cut(1).resume(2, room(9, false)).breaks(&[]);
     assert_eq!(late.missing(), None);
-    let mut told = joined(3);
-    told["results"][0]["recovered"] = true.into();
+    let mut answer = joined(3);
+    answer["results"][0]["recovered"] = true.into();
     let mut replayed = Scenario::new();
-    replayed.fresh(1, "s").subscribe(1, since).receive(1, told);
+    replayed.fresh(1, "s").subscribe(1, since).receive(1, answer);
     replayed.messages(1, 3..=9).breaks(&[]);
     assert_eq!(replayed.missing(), None);
 }
