@@ -3,7 +3,6 @@
 use serde_json::json;
 use std::{
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 use switchyard_tests::{

@@ -4,7 +4,6 @@ use serde_json::Value;
 use std::{
     fs,
     os::unix::fs::symlink,
-    path::Path,
     time::{Duration, Instant},
 };
 use switchyard_tests::{Client, Node, Server, eventually, guest, replace_file};

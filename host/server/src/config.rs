@@ -390,7 +390,7 @@ mod tests {
             ("server.origins = [1]", "server.origins: integer `1`, a list of origins such as"),
             ("admin.hosts = \"a\"", "admin.hosts: string \"a\", a list of host names such as"),
             ("store.prefix = 1", "store.prefix: integer `1`, a string such as \"switchyard\""),
-            ("rooms.ungoverned = true", "rooms.ungoverned: boolean `true`, \"open\" or \"closed\""),
+            ("rooms.ungoverned = true", "rooms.ungoverned: `true`, \"open\" or \"closed\""),
             ("rooms.history = 1000", "rooms.history: integer `1000`, a table such as { messages = 1000,"),
             (
                 "rooms.history.messages = \"1k\"",
@@ -406,7 +406,7 @@ mod tests {
             (&key("principal = 1"), "key.principal: integer `1`, a name such as \"acme\""),
             (&key("tier = 1"), "key.tier: integer `1`, the name of a tier"),
             (&key("scopes = \"publish\""), "key.scopes: string \"publish\", a list of scopes such as"),
-            (&key("scopes = [1]"), "key.scopes: integer `1`, a list of scopes such as"),
+            (&key("scopes = [1]"), "key.scopes: `1`, a list of scopes such as"),
             (
                 &key("expires = \"2027-01-01\""),
                 "key.expires: string \"2027-01-01\", a time in UTC without quotation marks",
@@ -416,7 +416,7 @@ mod tests {
             (&plugin("sha256 = 1"), "plugin.sha256: integer `1`, a string of 64 hexadecimal digits"),
             (&plugin("rooms = \"a\""), "plugin.rooms: string \"a\", a list of room patterns such as"),
             (&plugin("config = 1"), "plugin.config: integer `1`, a table such as { max_depth = 50 }"),
-            (&plugin("on_failure = 1"), "plugin.on_failure: integer `1`, \"deny\" or \"allow\""),
+            (&plugin("on_failure = 1"), "plugin.on_failure: `1`, \"deny\" or \"allow\""),
             (
                 &plugin("budget = \"10ms\""),
                 "plugin.budget: string \"10ms\", a table such as { call = \"10ms\",",

@@ -1,7 +1,7 @@
 //! Files that are truncated, empty or invalid: the node keeps what it has, and reports that.
 
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::fs;
 use switchyard_tests::{
     Answer, Certificate, Client, KEY, Node, READER, Redis, Server, eventually, replace_file, run,
 };

@@ -1,7 +1,7 @@
 //! `wss://` with the operator's own certificate.
 
 use serde_json::json;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use switchyard_tests::{Certificate, Client, EVENT_TIMEOUT, KEY, Server, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

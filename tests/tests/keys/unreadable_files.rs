@@ -3,7 +3,7 @@
 
 use super::tls;
 use serde_json::json;
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 use switchyard_tests::{
     Answer, Certificate, Client, EVENT_TIMEOUT, Node, Process, Server, eventually, eventually_within, guest,
     replace_file,

@@ -86,15 +86,20 @@ pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) 
     match wrong_brackets {
         Some(message) => (String::new(), message),
         None => {
-            let message = with_shape(&key, message);
+            let value = text.get(span).and_then(|value| value.lines().next()).unwrap_or_default();
+            let message = with_shape(&key, value, message);
             (key, message)
         }
     }
 }
 
 /// The message about a value of the wrong type, with what the value of this key must be and an example.
-fn with_shape(key: &str, message: String) -> String {
+fn with_shape(key: &str, value: &str, message: String) -> String {
     let Some(shape) = expected_shape(key) else { return message };
+    // The parser's message where one of several words is expected.
+    if message.starts_with("wanted ") {
+        return format!("invalid type: `{value}`, expected {shape}");
+    }
     match message.rsplit_once(", expected ").filter(|_| message.starts_with("invalid type: ")) {
         Some((given, _)) => format!("{given}, expected {shape}"),
         None => message,

@@ -2,7 +2,7 @@
 
 use crate::{
     governed::{calls, node, stamp, status},
-    steady::at_once,
+    steady::set_nodelay,
 };
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};

@@ -312,7 +312,12 @@ fn rooms_are_found_again_as_they_were_told() {
     let mut crossed = Scenario::joined();
     crossed.unsubscribe(1).connect(2, Some("s")).receive(1, left()).resumed(2, room(3, true)).breaks(&[]);
     let mut left_for_good = Scenario::joined();
-    left_for_good.unsubscribe(1).receive(1, left()).connect(2, Some("s")).resumed(2, room(3, true)).breaks(&[LEFT]);
+    left_for_good
+        .unsubscribe(1)
+        .receive(1, left())
+        .connect(2, Some("s"))
+        .resumed(2, room(3, true))
+        .breaks(&[LEFT]);
 }
 
 #[test]
