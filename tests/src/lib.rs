@@ -21,7 +21,7 @@ mod stall;
 
 pub use client::{Client, Closed};
 pub use files::{Certificate, replace_file};
-pub use follower::{Follower, Seen};
+pub use follower::{Follower, Received};
 pub use guests::{binary, guest, language_guest, plugin};
 pub use live::{End, Live};
 pub use node::Node;

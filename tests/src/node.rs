@@ -14,12 +14,12 @@ pub struct Node {
 impl Node {
     /// Starts a node on this store, with the keys of this crate and `extra` TOML.
     pub async fn start(store: &str, extra: &str) -> Self {
-        let folder = Self::folder(store, extra);
+        let folder = Self::create_folder(store, extra);
         Self::start_in(folder).await
     }
 
     /// Creates a folder with the configuration of a node, without starting it.
-    pub fn folder(store: &str, extra: &str) -> tempfile::TempDir {
+    pub fn create_folder(store: &str, extra: &str) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\

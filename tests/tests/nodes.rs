@@ -97,7 +97,7 @@ async fn saw_everything(followers: &[Follower], room: &str, published: &Publishe
     let count = published.offsets.len();
     for follower in followers {
         follower.has(room, count, Duration::from_secs(20)).await;
-        let seen = follower.seen();
+        let seen = follower.received();
         assert!(seen.wrong.is_empty() && seen.losses.is_empty(), "{:?} {:?}", seen.wrong, seen.losses);
         assert!(seen.order[room].iter().copied().eq(1..=count as u64), "{:?}", seen.order[room]);
         for (offset, n) in &published.offsets {

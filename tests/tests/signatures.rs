@@ -148,7 +148,7 @@ async fn a_removed_signer_is_not_trusted_even_if_a_plugin_is_removed_too() {
         format!("[signatures]\nkeys = [{}]\n", keys.join(", "))
     };
     let both = trusts(&[&good, &bad]);
-    let folder = Node::folder("memory", &format!("{}{}{both}", plugin("stays"), plugin("goes")));
+    let folder = Node::create_folder("memory", &format!("{}{}{both}", plugin("stays"), plugin("goes")));
     write(folder.path(), "a.wasm", bytes);
     let node = Node::start_in(folder).await;
     let address = node.process.admin.strip_prefix("http://").expect("plain HTTP");

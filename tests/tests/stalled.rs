@@ -27,7 +27,7 @@ async fn stalled() -> Option<(Node, Stall)> {
     let more: String =
         ["one", "two", "three"].map(|key| Server::key(key, key, r#"["subscribe"]"#, "")).concat();
     let plugin = "[[plugin]]\nname = \"thresholds\"\nfile = \"far/plugin.wasm\"\nrooms = [\"tvl\"]\n";
-    let folder = Node::folder("memory", &(more + plugin));
+    let folder = Node::create_folder("memory", &(more + plugin));
     let far = folder.path().join("far");
     fs::create_dir(&far).expect("a folder");
     fs::write(far.join("plugin.wasm"), "no Wasm").expect("a file");

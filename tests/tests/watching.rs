@@ -69,7 +69,7 @@ async fn a_missing_folder_does_not_prevent_watching_others() {
 
 #[tokio::test]
 async fn a_plugin_that_moves_is_watched_at_its_new_path() {
-    let folder = Node::folder("memory", &plugin("plugin.wasm"));
+    let folder = Node::create_folder("memory", &plugin("plugin.wasm"));
     fs::write(folder.path().join("plugin.wasm"), code(1)).expect("a file");
     let node = Node::start_in(folder).await;
     let first = version(&node).await;
@@ -95,7 +95,7 @@ async fn a_plugin_that_moves_is_watched_at_its_new_path() {
 
 #[tokio::test]
 async fn a_changed_link_target_is_a_change() {
-    let folder = Node::folder("memory", &plugin("current/plugin.wasm"));
+    let folder = Node::create_folder("memory", &plugin("current/plugin.wasm"));
     for n in [1, 2] {
         let release = folder.path().join(format!("releases/{n}"));
         fs::create_dir_all(&release).expect("a folder");
@@ -111,7 +111,7 @@ async fn a_changed_link_target_is_a_change() {
 
 #[tokio::test]
 async fn the_target_of_a_link_is_watched() {
-    let folder = Node::folder("memory", "");
+    let folder = Node::create_folder("memory", "");
     let (file, real) = (folder.path().join("switchyard.toml"), folder.path().join("real/s.toml"));
     fs::create_dir(folder.path().join("real")).expect("a folder");
     fs::rename(&file, &real).expect("one step");

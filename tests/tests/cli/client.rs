@@ -171,7 +171,8 @@ async fn errors_are_one_sentence() {
 async fn a_wrong_scheme_is_explained_to_the_client_and_in_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let (with_tls, without_tls) = (folder.path().join("tls"), folder.path().join("plain"));
-    [&with_tls, &without_tls].map(|folder| fs::create_dir(folder).expect("a folder"));
+    fs::create_dir(&with_tls).expect("a folder");
+    fs::create_dir(&without_tls).expect("a folder");
     Certificate::generate().write_to(&with_tls);
     let tls = format!("{}\n[admin]", Certificate::CONFIG);
     fs::write(with_tls.join("s.toml"), PORTS.replace("[admin]", &tls) + &Server::keys()).expect("a file");

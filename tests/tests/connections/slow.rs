@@ -19,8 +19,8 @@ async fn other_members_keep_receiving_while_one_does_not_read() {
     for _ in 0..3 {
         let mut reader = Client::connect(&server).await;
         reader.subscribe(json!(["prices"])).await;
-        let (reached, reader) = watch::channel(0);
-        progress.push(reader);
+        let (reached, receiver) = watch::channel(0);
+        progress.push(receiver);
         readers.push(tokio::spawn(async move {
             for n in 1..=600 {
                 assert_eq!(reader.expect("message").await["offset"], n);
@@ -36,8 +36,8 @@ async fn other_members_keep_receiving_while_one_does_not_read() {
         publisher.publish("prices", json!(filling)).await;
         slowest = slowest.max(started.elapsed());
         // A busy machine may delay the clients that do read, which is not what this tests.
-        for reader in &mut progress {
-            let near = reader.wait_for(|reached| reached + 20 >= n);
+        for receiver in &mut progress {
+            let near = receiver.wait_for(|reached| reached + 20 >= n);
             tokio::time::timeout(EVENT_TIMEOUT, near).await.expect("every reader goes on").expect("a reader");
         }
     }

@@ -4,20 +4,14 @@ use super::SOME;
 use serde_json::json;
 use std::{
     fs,
-    path::Path,
     time::{Duration, Instant, SystemTime},
 };
-use switchyard_tests::{Client, KEY, Node, Server, eventually, guest};
+use switchyard_tests::{Client, KEY, Node, Server, eventually, guest, replace_file};
 
 const PATH: &str = "/v1/plugins/slow";
 /// Its file does not exist yet. When it does, loading it takes 20 s and then fails.
 const PLUGIN: &str = "[[plugin]]\nname = \"slow\"\nfile = \"plugin.wasm\"\nrooms = [\"slow\"]\n\
     config = { init = \"loop\" }\nbudget = { call = \"2s\" }\n";
-
-fn folder(folder: &Path, file: &str, bytes: impl AsRef<[u8]>) {
-    fs::write(folder.join("new"), bytes).expect("a file");
-    fs::rename(folder.join("new"), folder.join(file)).expect("one step");
-}
 
 async fn node() -> Node {
     Node::start("memory", PLUGIN).await
@@ -27,7 +21,7 @@ async fn node() -> Node {
 fn configure(node: &Node, keys: &str) {
     let text = fs::read_to_string(node.folder().join("switchyard.toml")).expect("a configuration");
     let (before, _) = text.split_once("[[key]]").expect("keys");
-    place(node.folder(), "switchyard.toml", format!("{before}{}{keys}{PLUGIN}", Server::keys()));
+    replace_file(&node.folder().join("switchyard.toml"), format!("{before}{}{keys}{PLUGIN}", Server::keys()));
 }
 
 async fn enters(node: &Node, key: &str) -> Client {
@@ -51,7 +45,7 @@ async fn a_plugin_that_loads_slowly_keeps_no_key_alive() {
     configure(&node, &(expiring("sk_short", at) + &revoked));
     let (mut expires, mut is_revoked) = (enters(&node, "sk_short").await, enters(&node, "sk_bad").await);
     let mut stays = Client::connect_at(&node.url, json!({"auth": {"apiKey": KEY}})).await;
-    place(node.folder(), "plugin.wasm", fs::read(guest("hostile")).expect("a guest"));
+    replace_file(&node.folder().join("plugin.wasm"), fs::read(guest("hostile")).expect("a guest"));
     eventually("a plugin that is being loaded", async || is_loading(&node).await.then_some(())).await;
 
     assert_eq!(expires.expect("error").await["error"]["code"], "expired_key");
@@ -101,12 +95,12 @@ async fn a_key_revoked_while_its_client_connects_admits_nobody() {
          config = {{ connect = \"loop\" }}\non_failure = \"allow\"\nbudget = {{ call = \"3s\" }}\n",
         guest("hostile").display()
     );
-    let folder = Node::folder("memory", &(Server::key("sk_bad", "bad", SOME, "") + &door));
+    let folder = Node::create_folder("memory", &(Server::key("sk_bad", "bad", SOME, "") + &door));
     let node = Node::start_in(folder).await;
     let mut client = Client::open(&*node.url).await;
     client.send(json!({"type": "connect", "auth": {"apiKey": "sk_bad"}})).await;
     let text = fs::read_to_string(node.folder().join("switchyard.toml")).expect("a configuration");
     let without = text.replace(&Server::key("sk_bad", "bad", SOME, ""), "");
-    place(node.folder(), "switchyard.toml", without);
+    replace_file(&node.folder().join("switchyard.toml"), without);
     assert_eq!(client.closed().await.code, 4410, "{}", node.log());
 }

@@ -247,7 +247,7 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
         "[[plugin]]\nname = \"thresholds\"\nfile = \"plugin.wasm\"\nrooms = [\"tvl\"]\n[signatures]\nkeys = [\"{}\"]\n",
         key.public()
     );
-    let folder = Node::folder("memory", &text);
+    let folder = Node::create_folder("memory", &text);
     fs::write(folder.path().join("plugin.wasm"), &module).expect("a file");
     fs::write(folder.path().join("plugin.wasm.sig"), key.sign(&module)).expect("a file");
     let node = Node::start_in(folder).await;
@@ -278,8 +278,8 @@ async fn an_empty_plugin_or_signature_changes_nothing() {
     is_content(&node).await;
     // A configuration that the plugin rejects counts as an error of the plugin.
     let (text, other) = (configuration(&node), "0".repeat(64));
-    replace(
-        node.folder(),
+    reconfigure(
+        &node,
         text.replace("name = \"thresholds\"\n", &format!("name = \"thresholds\"\nsha256 = \"{other}\"\n")),
     );
     shows_reason(&node, "plugin 'thresholds'", &format!("the configuration pins {other}")).await;

@@ -81,8 +81,10 @@ async fn a_configuration_is_read_once_files_can_be_opened_again() {
 /// configuration names.
 #[tokio::test]
 async fn an_unreadable_configuration_is_tried_once_per_sighup() {
-    let folder =
-        Node::folder("memory", "[[plugin]]\nname = \"text\"\nfile = \"text.wasm\"\nrooms = [\"text\"]\n");
+    let folder = Node::create_folder(
+        "memory",
+        "[[plugin]]\nname = \"text\"\nfile = \"text.wasm\"\nrooms = [\"text\"]\n",
+    );
     fs::write(folder.path().join("text.wasm"), "no Wasm").expect("a file");
     let pipe = folder.path().join("switchyard.toml");
     let text = fs::read_to_string(&pipe).expect("a configuration");

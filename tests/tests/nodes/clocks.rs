@@ -176,7 +176,7 @@ async fn connected_clients_do_not_notice_a_clock_change() {
         assert_eq!(back.connected["resumed"], true, "the clock wrong by {wrong} s");
         back.cut();
         renewed(&redis, 3).await;
-        let so_far = followers[0].seen().order["prices"].len();
+        let so_far = followers[0].received().order["prices"].len();
         followers[0].has("prices", so_far + 100, Duration::from_secs(10)).await;
         one.has_members("prices", 2).await;
         eventually("three connections that are counted", async || (counted(&redis).await == 3).then_some(()))
@@ -185,7 +185,7 @@ async fn connected_clients_do_not_notice_a_clock_change() {
     let published = publisher.stop().await;
     saw_everything(&followers, "prices", &published).await;
     assert_eq!(published.refused, 0);
-    assert!(followers.iter().all(|follower| follower.seen().connections == 1), "nobody was cut");
+    assert!(followers.iter().all(|follower| follower.received().connections == 1), "nobody was cut");
     assert_eq!(names(&redis).await, before, "no node took another name");
 }
 

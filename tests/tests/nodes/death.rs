@@ -31,13 +31,13 @@ async fn clients_of_a_killed_node_resume_on_another_and_miss_nothing() {
     followers[0].has("prices", 200, Duration::from_secs(10)).await;
     let killed = Instant::now();
     one.process.kill().await;
-    eventually("clients elsewhere", async || (followers[0].seen().connections == 2).then_some(())).await;
-    let so_far = followers[0].seen().order["prices"].len();
+    eventually("clients elsewhere", async || (followers[0].received().connections == 2).then_some(())).await;
+    let so_far = followers[0].received().order["prices"].len();
     followers[0].has("prices", so_far + 300, Duration::from_secs(10)).await;
     let published = publisher.stop().await;
     saw_everything(&followers, "prices", &published).await;
-    assert_eq!(followers[0].seen().connections, 2);
-    assert_eq!(followers[2].seen().connections, 1, "nobody else noticed");
+    assert_eq!(followers[0].received().connections, 2);
+    assert_eq!(followers[2].received().connections, 1, "nobody else noticed");
 
     eventually_within(NOTICED, "a reaped node", async || {
         let reaped = two.metric("switchyard_store_reaped_total").await
@@ -142,7 +142,7 @@ async fn a_node_whose_log_is_gone_keeps_its_lease() {
     let url = redis.url();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let (one, two) =
-        tokio::join!(Node::start_logging_to(Node::folder(&url, ""), writer), Node::start(&url, ""));
+        tokio::join!(Node::start_logging_to(Node::create_folder(&url, ""), writer), Node::start(&url, ""));
     drop(reader);
     let (mut client, mut publisher) = (one.client().await, two.client().await);
     client.subscribe(json!(["prices"])).await;

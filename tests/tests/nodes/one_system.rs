@@ -180,7 +180,7 @@ async fn a_node_that_stops_hands_its_clients_over() {
 async fn a_redis_with_another_schema_version_prevents_a_start() {
     let redis = Redis::start().await;
     redis.command(&["SET", "switchyard:schema", "99"]).await;
-    let folder = Node::folder(&redis.url(), "");
+    let folder = Node::create_folder(&redis.url(), "");
     let output = switchyard_tests::run(folder.path(), &["serve", "--config", "switchyard.toml"], &[]).await;
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(

@@ -35,7 +35,7 @@ async fn killed_subscriptions_lose_nothing() {
     followers[0].has("prices", 900, Duration::from_secs(10)).await;
     let published = publisher.stop().await;
     saw_everything(&followers, "prices", &published).await;
-    assert_eq!(followers[0].seen().connections, 1, "clients do not notice");
+    assert_eq!(followers[0].received().connections, 1, "clients do not notice");
     assert!(one.metric("switchyard_store_repairs_total").await > 0.0);
     assert_eq!(one.metric("switchyard_store_losses_total").await, 0.0);
     // The silence is noticed too: after the kill, no message is published that could reveal the hole.
@@ -68,13 +68,13 @@ async fn a_restart_of_redis_loses_no_answered_message() {
     assert_eq!(Client::rejected_connect(&one.url, connect).await, ("store_unavailable".into(), 4503));
 
     redis.restart().await;
-    let so_far = followers[0].seen().order["prices"].len();
+    let so_far = followers[0].received().order["prices"].len();
     followers[0].has("prices", so_far + 200, Duration::from_secs(15)).await;
     let published = publisher.stop().await;
     assert!(published.refused > 0 && published.slowest < BOUND, "{:?}", published.slowest);
     saw_everything(&followers, "prices", &published).await;
     for follower in &followers {
-        assert_eq!(follower.seen().connections, 1, "connections stay");
+        assert_eq!(follower.received().connections, 1, "connections stay");
     }
     eventually("ready", async || one.is_ready().await.then_some(())).await;
     // No node considered another one dead because of it.
@@ -151,7 +151,7 @@ async fn waiting_for_a_redis_that_does_not_answer_is_bounded() {
         assert!(asked.elapsed() < BOUND, "{:?}", asked.elapsed());
     }
     assert!(!one.is_ready().await);
-    let so_far = followers[0].seen().order["prices"].len();
+    let so_far = followers[0].received().order["prices"].len();
     followers[0].has("prices", so_far + 100, Duration::from_secs(20)).await;
     let published = publisher.stop().await;
     assert!(published.slowest < BOUND, "{:?}", published.slowest);
@@ -159,7 +159,7 @@ async fn waiting_for_a_redis_that_does_not_answer_is_bounded() {
     for follower in &followers {
         let newest = published.offsets.last().expect("some").0;
         follower.has("prices", newest as usize, Duration::from_secs(10)).await;
-        let seen = follower.seen();
+        let seen = follower.received();
         assert!(seen.losses.is_empty() && seen.wrong.is_empty(), "{:?} {:?}", seen.losses, seen.wrong);
         assert!(seen.order["prices"].is_sorted());
     }
@@ -171,7 +171,7 @@ async fn waiting_for_a_redis_that_does_not_answer_is_bounded() {
 async fn a_node_started_before_redis_waits_and_reports_it() {
     let mut redis = Redis::start().await;
     redis.kill().await;
-    let folder = Node::folder(&redis.url(), "");
+    let folder = Node::create_folder(&redis.url(), "");
     let log = folder.path().join("stderr");
     let path = folder.path().to_owned();
     let starting =
@@ -198,9 +198,9 @@ async fn a_node_that_fell_behind_reads_what_it_missed() {
     assert_eq!(status, 200, "{body}");
     one.process.signal("CONT").await;
     eventually_within(Duration::from_secs(20), "all of it", async || {
-        (follower.seen().order.get("prices").map_or(0, Vec::len) == 500).then_some(())
+        (follower.received().order.get("prices").map_or(0, Vec::len) == 500).then_some(())
     })
     .await;
-    let seen = follower.seen();
+    let seen = follower.received();
     assert!(seen.order["prices"].iter().copied().eq(1..=500) && seen.losses.is_empty(), "{:?}", seen.losses);
 }

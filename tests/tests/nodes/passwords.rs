@@ -41,7 +41,7 @@ async fn any_user_and_password_works_on_one_server() {
     add_user(&redis, USER.0, PASSWORD.0).await;
     let url = format!("redis://{}:{}@127.0.0.1:{}/0", USER.1, PASSWORD.1, redis.port());
     // Includes everything that a client library may log.
-    let folder = Node::folder(&url, "");
+    let folder = Node::create_folder(&url, "");
     let log = fs::File::create(folder.path().join("stderr")).expect("a file for what it logs");
     let libraries = "trace,fred=trace,tungstenite=trace,tokio_tungstenite=trace,hyper=trace,rustls=trace";
     let environment = [("RUST_LOG", libraries)];
@@ -51,11 +51,11 @@ async fn any_user_and_password_works_on_one_server() {
         })
         .await;
     let node = Node { url: process.url.clone(), process, folder };
-    serves(&node).await;
+    until_serving(&node).await;
     assert!(connections(&redis, USER.0).await >= 2, "both connections");
     // The same after a connection was lost.
     redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
-    serves(&node).await;
+    until_serving(&node).await;
 
     redis.command(&["CONFIG", "SET", "requirepass", "two words"]).await;
     let list = ["key", "list"];
@@ -72,7 +72,7 @@ async fn any_user_and_password_works_on_a_cluster() {
     }
     let url = cluster.url().replace("://", &format!("://{}:{}@", USER.1, PASSWORD.1));
     let node = Node::start(&url, "").await;
-    serves(&node).await;
+    until_serving(&node).await;
     for node in &cluster.nodes {
         assert!(connections(node, USER.0).await >= 1);
     }
@@ -91,7 +91,7 @@ async fn sentinels_have_their_own_user_and_password() {
     let url = sentinel.url().replace("://", &format!("://{}:{}@", USER.1, PASSWORD.1));
     let url = format!("{url}&sentinelUsername=watcher&sentinelPassword={}", PASSWORD.1);
     let node = Node::start(&url, "").await;
-    serves(&node).await;
+    until_serving(&node).await;
     assert!(connections(&sentinel.servers[0], USER.0).await >= 2);
 }
 

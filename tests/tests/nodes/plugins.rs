@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use std::{
     cell::Cell,
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 use switchyard_tests::{
     Answer, Client, KEY, MORE_KEYS, Node, Proxy, Redis, Server, eventually, eventually_within, guest,
+    replace_file,
 };
 
 const PATH: &str = "/v1/plugins/thresholds";
@@ -24,7 +24,7 @@ fn code(n: u8) -> Vec<u8> {
 fn folder(redis: &Redis, more: &str) -> tempfile::TempDir {
     let plugin =
         format!("[[plugin]]\nname = \"thresholds\"\nfile = \"plugin.wasm\"\nrooms = [\"tvl\"]\n{more}");
-    let folder = Node::folder(&redis.url(), &plugin);
+    let folder = Node::create_folder(&redis.url(), &plugin);
     fs::write(folder.path().join("plugin.wasm"), code(0)).expect("a file");
     folder
 }
@@ -46,11 +46,6 @@ async fn runs(node: &Node, sha256: &str) -> Value {
         (plugin["plugin"]["sha256"] == sha256).then_some(plugin)
     })
     .await
-}
-
-fn folder(folder: &Path, file: &str, code: &[u8]) {
-    fs::write(folder.join("new"), code).expect("a file");
-    fs::rename(folder.join("new"), folder.join(file)).expect("one step");
 }
 
 #[tokio::test]
@@ -84,7 +79,7 @@ async fn a_version_reaches_all_nodes_and_survives_their_restart() {
     let three = Node::start_in(folder(&redis, "")).await;
     assert_eq!(digest(&three.get(PATH).await), second);
     let newer = folder(&redis, "");
-    place(newer.path(), "plugin.wasm", &code(2));
+    replace_file(&newer.path().join("plugin.wasm"), code(2));
     let four = Node::start_in(newer).await;
     let third = digest(&four.get(PATH).await);
     assert!(third != first && third != second);
@@ -92,7 +87,7 @@ async fn a_version_reaches_all_nodes_and_survives_their_restart() {
         runs(node, &third).await;
     }
     // A changed file is loaded like any other version, and a rollback applies to all nodes.
-    place(two.folder(), "plugin.wasm", &code(3));
+    replace_file(&two.folder().join("plugin.wasm"), &code(3));
     let fourth =
         eventually("the file", async || Some(digest(&two.get(PATH).await)).filter(|d| *d != third)).await;
     runs(&three, &fourth).await;
@@ -181,7 +176,7 @@ async fn a_version_that_fails_on_one_node_is_rolled_back_on_all() {
     }
     // A node whose file is the withdrawn version does not start with it.
     let stale = folder(&redis, "");
-    place(stale.path(), "plugin.wasm", &fs::read(guest("hostile")).expect("a guest"));
+    replace_file(&stale.path().join("plugin.wasm"), fs::read(guest("hostile")).expect("a guest"));
     let three = Node::start_in(stale).await;
     assert_eq!(digest(&three.get(PATH).await), first);
 }
@@ -219,7 +214,7 @@ async fn a_plugin_that_loads_slowly_delays_no_other() {
             "[[plugin]]\nname = \"slow\"\nfile = \"slow.wasm\"\nrooms = [\"slow\"]\n{slow}\
              [[plugin]]\nname = \"thresholds\"\nfile = \"plugin.wasm\"\nrooms = [\"tvl\"]\n"
         );
-        let folder = Node::folder(&redis.url(), &plugins);
+        let folder = Node::create_folder(&redis.url(), &plugins);
         fs::write(folder.path().join("plugin.wasm"), code(0)).expect("a file");
         Node::start_in(folder).await
     };
@@ -281,7 +276,7 @@ async fn of_two_versions_of_one_generation_one_is_active_everywhere() {
     one.process.signal("STOP").await;
     redis.command(&["FLUSHALL"]).await;
     let other = folder(&redis, "");
-    place(other.path(), "plugin.wasm", &code(1));
+    replace_file(&other.path().join("plugin.wasm"), code(1));
     let two = Node::start_in(other).await;
     let second = digest(&two.get(PATH).await);
     assert_ne!(first, second);

@@ -123,6 +123,6 @@ async fn a_nodes_resources_return_to_their_previous_level() {
     let grown = node.process.memory().saturating_sub(memory);
     assert!(grown < 24 << 20, "{grown} bytes more");
     for follower in &followers {
-        assert_eq!(follower.seen().connections, 1, "clients stay");
+        assert_eq!(follower.received().connections, 1, "clients stay");
     }
 }

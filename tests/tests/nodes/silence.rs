@@ -44,12 +44,12 @@ async fn silent_connections_are_replaced_without_loss() {
     });
     tokio::join!(filling, served);
     assert!(began.elapsed() < 2 * NOTICED, "{:?}", began.elapsed());
-    let so_far = followers[1].seen().order["prices"].len();
+    let so_far = followers[1].received().order["prices"].len();
     followers[0].has("prices", so_far + 50, NOTICED).await;
     let published = publisher.stop().await;
     saw_everything(&followers, "prices", &published).await;
     for follower in &followers {
-        assert_eq!(follower.seen().connections, 1, "clients do not notice");
+        assert_eq!(follower.received().connections, 1, "clients do not notice");
     }
     eventually_within(NOTICED, "ready", async || one.is_ready().await.then_some(())).await;
 }
@@ -90,11 +90,11 @@ async fn nodes_leave_a_stopped_master_for_the_one_that_sentinels_name() {
     let log = new.command(&["XLEN", "switchyard:{later}:log"]).await;
     assert_eq!(log, published.offsets.len().min(1000).to_string(), "all that was answered is there");
     for follower in &followers {
-        assert_eq!(follower.seen().connections, 1, "clients stay");
+        assert_eq!(follower.received().connections, 1, "clients stay");
         follower.has("prices", 2, NOTICED).await;
     }
     late.has("later", published.offsets.len(), NOTICED).await;
-    assert!(late.seen().losses.is_empty(), "{:?}", late.seen().losses);
+    assert!(late.received().losses.is_empty(), "{:?}", late.received().losses);
 }
 
 /// Regression: a killed server held up a whole Cluster, because the Redis client reconnected to it again and

@@ -46,7 +46,7 @@ async fn until_serving(process: &Process) {
 async fn a_node_without_redis_says_what_it_waits_for_and_stops_on_request() {
     let mut redis = Redis::start().await;
     redis.kill().await;
-    let folder = Node::folder(&redis.url(), "");
+    let folder = Node::create_folder(&redis.url(), "");
     let starting = start(&folder);
     let admin = starting.admin().await;
     assert_eq!(get(&admin, "/livez").await, (200, "live\n".into()));
@@ -81,7 +81,7 @@ async fn a_node_without_redis_says_what_it_waits_for_and_stops_on_request() {
     };
     let (_, _, process) = tokio::join!(asked, redis.restart(), starting.until_serving());
     assert_eq!(process.admin, admin);
-    serves(&process).await;
+    until_serving(&process).await;
 }
 
 /// As during a failover: connections are accepted, and nothing is answered.
@@ -89,7 +89,7 @@ async fn a_node_without_redis_says_what_it_waits_for_and_stops_on_request() {
 async fn a_node_whose_redis_does_not_answer_waits_until_it_does() {
     let redis = Redis::start().await;
     redis.pause().await;
-    let folder = Node::folder(&redis.url(), "");
+    let folder = Node::create_folder(&redis.url(), "");
     let starting = start(&folder);
     let admin = starting.admin().await;
     assert_eq!(get(&admin, "/livez").await.0, 200);
@@ -101,7 +101,7 @@ async fn a_node_whose_redis_does_not_answer_waits_until_it_does() {
     let still = tokio::time::timeout(Duration::from_secs(4), starting.child.wait()).await;
     assert!(still.is_err(), "it ended: {}", starting.log());
     redis.resume().await;
-    serves(&starting.until_serving().await).await;
+    until_serving(&starting.until_serving().await).await;
 }
 
 /// A port that is in use is reported at once. The node's own listener accepts no client before the node can
@@ -110,7 +110,7 @@ async fn a_node_whose_redis_does_not_answer_waits_until_it_does() {
 async fn clients_are_rejected_until_the_node_serves() {
     let mut redis = Redis::start().await;
     redis.kill().await;
-    let folder = Node::folder(&redis.url(), "");
+    let folder = Node::create_folder(&redis.url(), "");
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
     let environment = [("SWITCHYARD_SERVER__LISTEN", &*address)];
@@ -128,5 +128,5 @@ async fn clients_are_rejected_until_the_node_serves() {
     redis.restart().await;
     let process = starting.until_serving().await;
     assert_eq!(process.address(), address);
-    serves(&process).await;
+    until_serving(&process).await;
 }

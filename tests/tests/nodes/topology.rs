@@ -26,7 +26,7 @@ async fn moving_a_slot_under_load_loses_nothing() {
     let from = cluster.owner(slot).await;
     for to in [(from + 1) % 3, (from + 2) % 3, from] {
         cluster.move_slot(slot, to).await;
-        let so_far = followers[0].seen().order["prices"].len();
+        let so_far = followers[0].received().order["prices"].len();
         followers[0].has("prices", so_far + 200, Duration::from_secs(20)).await;
     }
     let published = publisher.stop().await;
@@ -50,14 +50,14 @@ async fn nodes_follow_a_replaced_master_and_report_its_losses() {
     let publisher = Publisher::start(&two, "prices", PACE).await;
     followers[0].has("prices", 300, Duration::from_secs(10)).await;
     sentinel.kill_master().await;
-    let so_far = followers[0].seen().messages.len();
+    let so_far = followers[0].received().messages.len();
     eventually("messages of the new master", async || {
-        (followers.iter().all(|f| f.seen().messages.len() > so_far + 100)).then_some(())
+        (followers.iter().all(|f| f.received().messages.len() > so_far + 100)).then_some(())
     })
     .await;
     let published = publisher.stop().await;
     for follower in &followers {
-        let seen = follower.seen();
+        let seen = follower.received();
         assert_eq!(seen.connections, 1, "connections stay");
         let offsets = &seen.order["prices"];
         if seen.losses.is_empty() {

@@ -90,7 +90,7 @@ async fn requests_before_a_close_are_answered() {
                 }
                 let mut answered = 0;
                 let expected = case("7.1.2", "", "requests").closed(code);
-                let expected = Case { pings: vec![b"heard".to_vec()], ..startup };
+                let expected = Case { pings: vec![b"heard".to_vec()], ..expected };
                 let compared = expected.compare(&mut line, |text| {
                     let is_next = text["type"] == "published" && text["id"] == answered;
                     answered += u64::from(is_next);
