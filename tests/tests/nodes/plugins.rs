@@ -87,7 +87,7 @@ async fn a_version_reaches_all_nodes_and_survives_their_restart() {
         runs(node, &third).await;
     }
     // A changed file is loaded like any other version, and a rollback applies to all nodes.
-    replace_file(&two.folder().join("plugin.wasm"), &code(3));
+    replace_file(&two.folder().join("plugin.wasm"), code(3));
     let fourth =
         eventually("the file", async || Some(digest(&two.get(PATH).await)).filter(|d| *d != third)).await;
     runs(&three, &fourth).await;
