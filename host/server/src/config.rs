@@ -409,7 +409,7 @@ mod tests {
             (&key("scopes = [1]"), "key.scopes: `1`, a list of scopes such as"),
             (
                 &key("expires = \"2027-01-01\""),
-                "key.expires: string \"2027-01-01\", a time in UTC without quotation marks",
+                "key.expires: string \"2027-01-01\", a datetime in UTC without quotation marks",
             ),
             (&plugin("name = 1"), "plugin.name: integer `1`, a name such as \"dydx\""),
             (&plugin("file = 1"), "plugin.file: integer `1`, the path of a WebAssembly file"),

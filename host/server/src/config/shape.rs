@@ -23,7 +23,7 @@ const SHAPES: [(&str, &str); 33] = [
     ("key.principal", r#"a name such as "acme""#),
     ("key.tier", r#"the name of a tier, such as "default""#),
     ("key.scopes", r#"a list of scopes such as ["subscribe", "publish"]"#),
-    ("key.expires", "a time in UTC without quotation marks, such as 2027-01-01T00:00:00Z"),
+    ("key.expires", "a datetime in UTC without quotation marks, such as 2027-01-01T00:00:00Z"),
     ("tier.NAME.connections", "a whole number such as 100"),
     ("tier.NAME.rooms", "a whole number such as 100"),
     ("plugin.name", r#"a name such as "dydx""#),
