@@ -141,6 +141,11 @@ impl Hub {
         self.allowances.grant(who, limits, Instant::now());
     }
 
+    /// Whether a plugin has a connect hook.
+    pub(crate) fn has_connect_hook(&self) -> bool {
+        self.connect_authorizer.has_governors()
+    }
+
     /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their
     /// limits.
     pub(crate) async fn authorize_connect(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {

@@ -12,8 +12,8 @@ mod sessions;
 
 use crate::{
     ConnectionId, Event, EventFeed, HistoryConfig, Join, Members, Membership, Message, PageLimit, Permit,
-    Reader, Receipt, ResumeResult, ResumedSession, Retention, SessionHandle, SessionToken, SlotResult, Store,
-    Stored,
+    Reader, Receipt, ResumeCheck, ResumeResult, ResumedSession, Retention, SessionHandle, SessionToken,
+    SlotResult, Store, Stored,
 };
 use std::{
     sync::{Arc, Mutex},
@@ -82,6 +82,7 @@ where
     epochs::receipts_count_acknowledgements_of_the_current_epoch(subject(10, 600).await).await;
     connection_slots_are_acquired_and_released(subject(10, 600).await).await;
     sessions::a_session_is_resumed_with_a_connection_slot_or_not_at_all(subject(10, 600).await).await;
+    sessions::a_check_tells_what_resuming_would_do_and_changes_nothing(subject(10, 600).await).await;
     plugins::a_change_of_a_plugin_must_know_the_one_before(subject(10, 600).await).await;
     plugins::lost_versions_of_a_plugin_are_restored(subject(10, 600).await).await;
 }

@@ -58,7 +58,7 @@ pub use registry::{Revision, StoredKeys};
 pub use remote::RemoteStore;
 pub use retention::{HistoryConfig, IDEMPOTENCY_KEY_TTL, Retention};
 pub use room_directory::{Members, Receipt, RoomDirectory, RoomSummary};
-pub use session::{ResumeResult, ResumedSession, SessionHandle, SlotResult};
+pub use session::{ResumeCheck, ResumeResult, ResumedSession, SessionHandle, SlotResult};
 pub use session_store::SessionStore;
 pub use session_token::SessionToken;
 pub use store::Store;

@@ -33,6 +33,18 @@ pub enum SlotResult {
     LimitReached(u32),
 }
 
+/// The result of [`SessionStore::check_resume`](crate::SessionStore::check_resume).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResumeCheck {
+    /// The session can be resumed.
+    Allowed,
+    /// The token is unknown, the session has ended, or it belongs to another principal.
+    NotFound,
+    /// All of the principal's connection slots are taken, and none of its connections holds the session. The
+    /// number is how many slots are taken. The session may exist or not.
+    LimitReached(u32),
+}
+
 /// The result of [`SessionStore::resume`](crate::SessionStore::resume).
 #[derive(Debug)]
 pub enum ResumeResult {

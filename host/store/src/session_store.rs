@@ -1,6 +1,8 @@
 //! The trait of a store's sessions: which connection holds each, and which rooms it is in. Knows no messages.
 
-use crate::{ConnectionId, Join, ResumeResult, SessionHandle, SessionToken, SlotResult, Unavailable};
+use crate::{
+    ConnectionId, Join, ResumeCheck, ResumeResult, SessionHandle, SessionToken, SlotResult, Unavailable,
+};
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
@@ -29,6 +31,16 @@ pub trait SessionStore: Send + Sync {
         connection: ConnectionId,
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable>;
+
+    /// Whether [`resume`](Self::resume) would hand the session to another connection of the principal now. With
+    /// `limit`, this includes whether that connection would get a slot. Changes nothing, so `resume` checks
+    /// everything again.
+    async fn check_resume(
+        &self,
+        token: SessionToken,
+        principal: &Arc<str>,
+        limit: Option<u32>,
+    ) -> Result<ResumeCheck, Unavailable>;
 
     /// Hands a session to a connection. `requested_at` is when this connection's client appeared. If another
     /// connection has taken the session since then, it keeps the session.

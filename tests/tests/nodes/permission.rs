@@ -166,3 +166,22 @@ async fn a_slot_is_released_when_a_plugin_rejects_the_connection() {
     let rooms = back.connected["rooms"].as_array().expect("rooms");
     assert!(rooms.iter().any(|room: &Value| room["room"] == "prices"), "{}", back.connected);
 }
+
+#[tokio::test]
+async fn a_session_stays_with_its_connection_when_a_plugin_refuses_a_takeover() {
+    let redis = Redis::start().await;
+    let one = Node::start(&redis.url(), "").await;
+    let other = Node::start(&redis.url(), &asking("refuse")).await;
+    let mut old = one.client().await;
+    old.subscribe(json!(["prices"])).await;
+    for _ in 0..3 {
+        assert_eq!(refused(&other.url, Some(&old.token())).await, "forbidden");
+    }
+    one.client().await.publish("prices", json!(1)).await;
+    assert_eq!(old.expect("message").await["data"], 1);
+    old.settled().await;
+    // The session can still be taken over where no plugin refuses it.
+    let new = one.resume(&old.token()).await;
+    assert_eq!(new.connected["resumed"], true, "{}", new.connected);
+    assert_eq!(old.closed().await.code, 4409);
+}

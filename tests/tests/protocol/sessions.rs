@@ -3,7 +3,7 @@
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use std::time::Duration;
-use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Server, eventually};
+use switchyard_tests::{Client, EVENT_TIMEOUT, KEY, Server, eventually, guest};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -54,6 +54,36 @@ async fn a_client_that_closed_can_resume() {
     let resumed = Client::resume(&server, &token).await;
     assert_eq!(resumed.connected["resumed"], true);
     assert_eq!(resumed.connected["rooms"].as_array().map(Vec::len), Some(3));
+}
+
+/// The plugin accepts a client, and refuses everybody after a change of its configuration.
+#[tokio::test]
+async fn a_connection_that_a_plugin_refuses_does_not_close_the_one_that_holds_the_session() {
+    let plugin = |connect: &str| {
+        let file = guest("hostile").display().to_string();
+        format!(
+            "[[plugin]]\nname = \"p\"\nfile = \"{file}\"\nrooms = [\"p:*\"]\n\
+             config = {{ connect = \"{connect}\" }}\n"
+        )
+    };
+    let server = Server::start(&plugin("busy-1")).await;
+    let mut old = Client::connect(&server).await;
+    old.subscribe(json!(["prices"])).await;
+    let mut publisher = Client::connect(&server).await;
+    server.reconfigure(&(Server::keys() + &plugin("refuse")));
+    let connect =
+        |session: Option<String>| json!({"type": "connect", "auth": {"apiKey": KEY}, "session": session});
+    eventually("the plugin refuses", async || {
+        let mut client = Client::open(&*server.url).await;
+        client.send(connect(None)).await;
+        (client.recv().await["type"] == "error").then_some(())
+    })
+    .await;
+    let (code, close) = Client::turned_away(&server.url, connect(Some(old.token()))).await;
+    assert_eq!((&*code, close), ("forbidden", 4403));
+    publisher.publish("prices", json!(1)).await;
+    assert_eq!(old.expect("message").await["data"], 1);
+    old.settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

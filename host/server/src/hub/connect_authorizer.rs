@@ -64,9 +64,14 @@ impl ConnectAuthorizer {
         Ok(sender)
     }
 
+    /// Whether a plugin has a connect hook.
+    pub(super) fn has_governors(&self) -> bool {
+        self.governor_count.load(Ordering::Acquire) > 0
+    }
+
     /// Asks all plugins that have a connect hook. Returns the narrowest of their limits.
     pub(super) async fn authorize(&self, connect: ConnectRequest) -> Result<Limits, Refusal> {
-        if self.governor_count.load(Ordering::Acquire) == 0 {
+        if !self.has_governors() {
             return Ok(Limits::default());
         }
         let Some(requests) = self.requests.get() else { return Ok(Limits::default()) };

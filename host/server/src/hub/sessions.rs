@@ -3,7 +3,7 @@
 use super::{Connection, Hub, unavailable};
 use std::sync::Arc;
 use switchyard_protocol::{Position, Refusal, room::RoomName};
-use switchyard_store::{Join, Members, ResumeResult, SessionToken};
+use switchyard_store::{Join, Members, ResumeCheck, ResumeResult, SessionToken};
 use tokio::time::Instant;
 
 impl Hub {
@@ -16,6 +16,16 @@ impl Hub {
         let created = self.store.sessions.create(&connection.principal, connection.id, joins).await;
         connection.session.set(created.map_err(unavailable)?).expect("set once");
         Ok(())
+    }
+
+    /// Whether [`resume_session`](Self::resume_session) would succeed now. Changes nothing.
+    pub(crate) async fn check_resume(
+        &self,
+        token: SessionToken,
+        principal: &Arc<str>,
+        max_connections: Option<u32>,
+    ) -> Result<ResumeCheck, Refusal> {
+        self.store.sessions.check_resume(token, principal, max_connections).await.map_err(unavailable)
     }
 
     /// Hands a session to a connection whose client connected at `requested_at`. With `max_connections`, the

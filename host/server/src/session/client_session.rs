@@ -10,21 +10,19 @@ pub(super) use joining::rejected;
 use super::{
     SessionConfig,
     state::{Acknowledged, Decision, SessionState},
-    unauthenticated::{Authenticated, Rejected},
 };
 use crate::{
     hub::{
-        self, AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishOutcome,
-        PublishPipeline, Publisher, Registration, ReplayTurns,
+        self, AckError, Confirmation, Connection, Hub, Permit, Proposal, PublishOutcome, PublishPipeline,
+        Publisher, Registration, ReplayTurns,
     },
     key::{Key, Keys},
 };
 use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
-use switchyard_plugin::ConnectRequest;
-use switchyard_protocol::{Close, ErrorCode, Id, Position, Refusal, reply, request, room::RoomName};
-use switchyard_store::{Members, PageLimit, ResumeResult};
+use switchyard_protocol::{ErrorCode, Id, Position, Refusal, reply, request, room::RoomName};
+use switchyard_store::{Members, PageLimit};
 use tokio::task::JoinHandle;
 
 /// Maximum number of principals that an answer to `members` lists.
@@ -72,95 +70,6 @@ pub(crate) struct ClientSession {
 pub(super) type PublishAnswer = (Option<Box<RawValue>>, PublishOutcome);
 
 impl ClientSession {
-    /// Starts a session for an authenticated client, or resumes one with all its rooms. `permit` is the
-    /// connection slot if it was acquired on upgrading, because the key came with the upgrade. `connection`
-    /// is new.
-    pub(crate) async fn open(
-        services: Services,
-        authenticated: Authenticated<'_>,
-        client: Client,
-        permit: Option<Permit>,
-        connection: Arc<Connection>,
-    ) -> Result<Self, Rejected> {
-        let Authenticated { id, key, session } = authenticated;
-        let hub = services.hub.clone();
-        let rejected = |refusal: Refusal| {
-            let close = match refusal.code {
-                ErrorCode::ConnectionLimit => Close::ConnectionLimit,
-                ErrorCode::PluginFailed | ErrorCode::StoreUnavailable | ErrorCode::Overloaded => {
-                    Close::Overloaded
-                }
-                _ => Close::Forbidden,
-            };
-            Rejected::new(id, &refusal, close)
-        };
-        // Before it holds a session, so that a connection that takes the session over finds this one and
-        // closes it.
-        let registration = Registration::new(hub.clone(), connection.clone());
-        // From here on, the connection is closed if its key is removed or expires. That may have happened
-        // since the check.
-        if let Err(refusal) = services.keys.load().find(&key.digest) {
-            return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
-        }
-        // The cheapest check comes first: a principal with too many connections costs one call of the store
-        // and no call of a plugin.
-        let max_connections = permit.is_none().then_some(key.limits.connections);
-        let (mut resumed, mut slot) = (None, None);
-        if let Some(token) = session {
-            let resume = hub.resume_session(token, &connection, client.since, max_connections).await;
-            match resume.map_err(rejected)? {
-                ResumeResult::Resumed(mut held) => {
-                    connection.session.set(token).expect("set once");
-                    slot = held.permit.take();
-                    if let Some(previous) = held.previous.and_then(|id| hub.connections.get(id)) {
-                        previous.outbox.close(Close::TakenOver);
-                    }
-                    resumed = Some(held);
-                }
-                ResumeResult::NotFound(acquired) => slot = acquired,
-                ResumeResult::LimitReached(count) => {
-                    return Err(rejected(hub::connection_limit_reached(&key, count)));
-                }
-                ResumeResult::Retry => {
-                    let message = "the session was resumed by another connection meanwhile; try again";
-                    return Err(rejected(Refusal::retry(ErrorCode::StoreUnavailable, message, 1000)));
-                }
-            }
-        }
-        let permit = match permit.or(slot) {
-            Some(permit) => permit,
-            None => hub.acquire_connection_slot(&key).await.map_err(rejected)?,
-        };
-        let limits = hub
-            .authorize_connect(ConnectRequest {
-                principal: Policy::principal(&key.principal, &key.tier),
-                remote: client.remote.to_string(),
-                origin: client.origin,
-            })
-            .await
-            .map_err(rejected)?;
-        let state = SessionState::new(&key, &limits, services.config.message);
-        hub.set_principal_limits(&key.principal, &limits);
-        hub.metrics.opened.inc();
-        let mut session = Self {
-            services,
-            key,
-            connection,
-            state,
-            replays: HashMap::new(),
-            turns: None,
-            publishes: PublishPipeline::default(),
-            _registration: registration,
-            _permit: permit,
-        };
-        let started = match resumed {
-            Some(resumed) => Box::pin(session.resume(id, resumed)).await,
-            None => Box::pin(session.begin(id)).await,
-        };
-        started.map_err(rejected)?;
-        Ok(session)
-    }
-
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }

@@ -3,8 +3,8 @@
 
 use super::{MemoryStore, sessions::ResumeError};
 use crate::{
-    ConnectionId, Join, Permit, ResumeResult, ResumedSession, SessionHandle, SessionStore, SessionToken,
-    SlotResult, Unavailable,
+    ConnectionId, Join, Permit, ResumeCheck, ResumeResult, ResumedSession, SessionHandle, SessionStore,
+    SessionToken, SlotResult, Unavailable,
 };
 use std::sync::Arc;
 use switchyard_protocol::{Position, room::RoomName};
@@ -43,6 +43,23 @@ impl SessionStore for MemoryStore {
         Ok(token)
     }
 
+    async fn check_resume(
+        &self,
+        token: SessionToken,
+        principal: &Arc<str>,
+        limit: Option<u32>,
+    ) -> Result<ResumeCheck, Unavailable> {
+        let has_holder = self.sessions().has_holder(token, principal);
+        let count = self.connection_counts.of(principal);
+        Ok(match has_holder {
+            // Its connection is about to release a slot.
+            Some(true) => ResumeCheck::Allowed,
+            _ if limit.is_some_and(|limit| count >= limit) => ResumeCheck::LimitReached(count),
+            Some(false) => ResumeCheck::Allowed,
+            None => ResumeCheck::NotFound,
+        })
+    }
+
     async fn resume(
         &self,
         token: SessionToken,
@@ -52,7 +69,7 @@ impl SessionStore for MemoryStore {
         limit: Option<u32>,
     ) -> Result<ResumeResult, Unavailable> {
         let mut sessions = self.sessions();
-        let has_holder = sessions.has_holder(token, principal);
+        let has_holder = sessions.has_holder(token, principal) == Some(true);
         // Its connection is about to release a slot.
         let limit = if has_holder { limit.map(|_| u32::MAX) } else { limit };
         let permit = match limit.map(|limit| self.acquire_slot(principal, limit)) {

@@ -67,11 +67,13 @@ impl SessionTable {
         token
     }
 
-    /// Whether a connection holds the session.
-    pub(super) fn has_holder(&self, token: SessionToken, principal: &str) -> bool {
-        self.all.get(&token).is_some_and(|session| {
-            *session.principal() == *principal && matches!(session.holder, Holder::Connection(_))
-        })
+    /// Whether a connection holds the session. `None` if the principal cannot resume it.
+    pub(super) fn has_holder(&self, token: SessionToken, principal: &str) -> Option<bool> {
+        let session = self.all.get(&token).filter(|session| *session.principal() == *principal)?;
+        match session.holder {
+            Holder::Connection(_) => Some(true),
+            Holder::NobodyUntil(end) => (end > Instant::now()).then_some(false),
+        }
     }
 
     /// Hands the session to a connection that requested it at `requested_at`. Returns the connection that

@@ -2,6 +2,7 @@
 //! decided by its `record`; the modules below create, resume, write and release sessions.
 
 mod acquiring;
+mod checking;
 pub(super) mod record;
 mod releasing;
 mod writing;

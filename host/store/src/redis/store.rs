@@ -2,9 +2,9 @@
 
 use crate::{
     Broker, ConnectionId, EventFeed, History, HistoryChange, Join, KeyRegistry, Members, Message, PageLimit,
-    PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore, ResumeResult, Retention,
-    Revision, RoomDirectory, RoomSummary, SessionHandle, SessionStore, SessionToken, SlotResult, Store,
-    StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
+    PendingPublish, PluginRegistry, RESPONSE_TIMEOUT, Reader, Receipt, RemoteStore, ResumeCheck,
+    ResumeResult, Retention, Revision, RoomDirectory, RoomSummary, SessionHandle, SessionStore, SessionToken,
+    SlotResult, Store, StoreMetrics, StoredKeys, StoredPlugins, Unavailable, VersionHistory,
     redis::{
         connecting::{StartupReporter, connect},
         context::{Context, faults::NodeFault},
@@ -130,6 +130,15 @@ impl SessionStore for RedisStore {
         joins: Vec<Join>,
     ) -> Result<SessionToken, Unavailable> {
         self.leased.sessions.create(principal, connection, joins).await
+    }
+
+    async fn check_resume(
+        &self,
+        token: SessionToken,
+        principal: &Arc<str>,
+        limit: Option<u32>,
+    ) -> Result<ResumeCheck, Unavailable> {
+        self.leased.sessions.check_resume(token, principal, limit).await
     }
 
     async fn resume(

@@ -1,22 +1,149 @@
-//! Handles `connect`: starts a new session, or resumes one with all its rooms. If that fails, the session
-//! stays as it was. Does not authenticate.
+//! Handles `connect`: starts a new session, or resumes one with all its rooms. A connection that is refused by
+//! the store or a plugin leaves the session to the connection that holds it. If the rooms cannot be joined
+//! after that, the session has no connection, but keeps its rooms and can be resumed again. Does not
+//! authenticate.
 
-use super::{ClientSession, joining::AnswerKind};
+use super::{Client, ClientSession, Services, joining::AnswerKind};
 use crate::{
-    hub,
+    hub::{self, Connection, Hub, Permit, Policy, PublishPipeline, Registration},
+    key::Key,
     session::{
         Heartbeat,
         pending_join::{JoinState, JoinTerms, PendingJoin},
+        state::SessionState,
+        unauthenticated::{Authenticated, Rejected},
     },
 };
 use futures_util::future::join_all;
+use std::{collections::HashMap, sync::Arc};
+use switchyard_plugin::{ConnectRequest, Limits};
 use switchyard_protocol::{
-    ErrorCode, Id, Refusal, reply,
+    Close, ErrorCode, Id, Refusal, reply,
     room::{RoomKind, RoomName},
 };
-use switchyard_store::{Membership, ResumedSession, key::Scope};
+use switchyard_store::{Membership, ResumeCheck, ResumeResult, ResumedSession, SessionToken, key::Scope};
+
+/// What a new connection has before it joins rooms.
+struct Admitted {
+    permit: Permit,
+    /// The limits that plugins set.
+    limits: Limits,
+    /// The session that the connection has taken. `None` if it needs a new one.
+    resumed: Option<ResumedSession>,
+}
 
 impl ClientSession {
+    /// Starts a session for an authenticated client, or resumes one with all its rooms. `permit` is the
+    /// connection slot if it was acquired on upgrading, because the key came with the upgrade. `connection`
+    /// is new.
+    pub(crate) async fn open(
+        services: Services,
+        authenticated: Authenticated<'_>,
+        client: Client,
+        permit: Option<Permit>,
+        connection: Arc<Connection>,
+    ) -> Result<Self, Rejected> {
+        let Authenticated { id, key, session } = authenticated;
+        let hub = services.hub.clone();
+        let rejected = |refusal: Refusal| {
+            let close = match refusal.code {
+                ErrorCode::ConnectionLimit => Close::ConnectionLimit,
+                ErrorCode::PluginFailed | ErrorCode::StoreUnavailable | ErrorCode::Overloaded => {
+                    Close::Overloaded
+                }
+                _ => Close::Forbidden,
+            };
+            Rejected::new(id, &refusal, close)
+        };
+        // Before it holds a session, so that a connection that takes the session over finds this one and
+        // closes it.
+        let registration = Registration::new(hub.clone(), connection.clone());
+        // From here on, the connection is closed if its key is removed or expires. That may have happened
+        // since the check.
+        if let Err(refusal) = services.keys.load().find(&key.digest) {
+            return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
+        }
+        let admitted = Self::admit(&hub, &key, session, client, permit, &connection).await;
+        let Admitted { permit, limits, resumed } = admitted.map_err(rejected)?;
+        let state = SessionState::new(&key, &limits, services.config.message);
+        hub.set_principal_limits(&key.principal, &limits);
+        hub.metrics.opened.inc();
+        let mut session = Self {
+            services,
+            key,
+            connection,
+            state,
+            replays: HashMap::new(),
+            turns: None,
+            publishes: PublishPipeline::default(),
+            _registration: registration,
+            _permit: permit,
+        };
+        let started = match resumed {
+            Some(resumed) => Box::pin(session.resume(id, resumed)).await,
+            None => Box::pin(session.begin(id)).await,
+        };
+        started.map_err(rejected)?;
+        Ok(session)
+    }
+
+    /// Acquires a connection slot, asks the plugins, and takes the session over if there is one to resume.
+    async fn admit(
+        hub: &Hub,
+        key: &Key,
+        mut session: Option<SessionToken>,
+        client: Client,
+        permit: Option<Permit>,
+        connection: &Connection,
+    ) -> Result<Admitted, Refusal> {
+        let request = || ConnectRequest {
+            principal: Policy::principal(&key.principal, &key.tier),
+            remote: client.remote.to_string(),
+            origin: client.origin.clone(),
+        };
+        // The cheapest check comes first: a principal with too many connections costs one call of the store
+        // and no call of a plugin.
+        let max_connections = permit.is_none().then_some(key.limits.connections);
+        // Taking a session over closes its connection. So if a plugin may refuse this connection, it is asked
+        // before that, but only about a session that can be taken over.
+        let mut limits = None;
+        if let Some(token) = session.filter(|_| hub.has_connect_hook()) {
+            match hub.check_resume(token, &key.principal, max_connections).await? {
+                ResumeCheck::Allowed => limits = Some(hub.authorize_connect(request()).await?),
+                ResumeCheck::NotFound => session = None,
+                ResumeCheck::LimitReached(count) => return Err(hub::connection_limit_reached(key, count)),
+            }
+        }
+        let (mut resumed, mut slot) = (None, None);
+        if let Some(token) = session {
+            match hub.resume_session(token, connection, client.since, max_connections).await? {
+                ResumeResult::Resumed(mut session) => {
+                    connection.session.set(token).expect("set once");
+                    slot = session.permit.take();
+                    if let Some(previous) = session.previous.and_then(|id| hub.connections.get(id)) {
+                        previous.outbox.close(Close::TakenOver);
+                    }
+                    resumed = Some(session);
+                }
+                ResumeResult::NotFound(acquired) => slot = acquired,
+                ResumeResult::LimitReached(count) => return Err(hub::connection_limit_reached(key, count)),
+                ResumeResult::Retry => {
+                    let message = "the session was resumed by another connection meanwhile; try again";
+                    return Err(Refusal::retry(ErrorCode::StoreUnavailable, message, 1000));
+                }
+            }
+        }
+        let permit = match permit.or(slot) {
+            Some(permit) => permit,
+            None => hub.acquire_connection_slot(key).await?,
+        };
+        let limits = match limits {
+            Some(limits) => limits,
+            None => hub.authorize_connect(request()).await?,
+        };
+        Ok(Admitted { permit, limits, resumed })
+    }
+
     /// Starts a new session.
     pub(super) async fn begin(&mut self, id: Option<Id<'_>>) -> Result<(), Refusal> {
         if !self.services.hub.may_grow(&self.connection.share) {

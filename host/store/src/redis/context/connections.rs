@@ -152,6 +152,11 @@ impl ClusterConnectionCounts {
         SlotAttempt { connections, principal, own, max_connections, outcome: SlotOutcome::Unknown }
     }
 
+    /// What a new connection would ask Redis for. Does not count it.
+    pub(crate) fn prospective_request(&self, principal: &str, max_connections: u32) -> SlotRequest {
+        SlotRequest { own: self.counts.of(principal) + 1, max_connections }
+    }
+
     /// Acquires a slot for a connection. If the caller stops waiting, it has none.
     pub(crate) async fn acquire(
         self: &Arc<Self>,

@@ -82,10 +82,9 @@ local function replace(session, from, answer)
   return answer
 end
 
--- Acquires a slot for a connection of a principal on a node that has `own` connections including this one, if
--- there are at most `max_connections` on all nodes. Returns -1, or the number of connections if there is no
--- slot.
-local function acquire_slot(connections, node, own, max_connections, keep)
+-- Counts the connections of a principal on other nodes than `node`. Returns their number, and how many the
+-- node itself has according to Redis.
+local function count_connections(connections, node)
   local others, is_own, before = 0, false, 0
   for n, value in ipairs(redis.call('HGETALL', connections)) do
     if n % 2 == 1 then
@@ -96,6 +95,13 @@ local function acquire_slot(connections, node, own, max_connections, keep)
       others = others + value
     end
   end
+  return others, before
+end
+
+-- Acquires a slot for a connection of a principal on a node that has `own` connections including this one, if there
+-- are at most `max_connections` on all nodes. Returns -1, or the number of connections if there is no slot.
+local function acquire_slot(connections, node, own, max_connections, keep)
+  local others, before = count_connections(connections, node)
   if others + own > tonumber(max_connections) then
     return others + own - 1
   end

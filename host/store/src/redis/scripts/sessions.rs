@@ -2,7 +2,7 @@
 //! How a session ends is in `scripts::session_end`.
 
 use crate::{
-    ConnectionId, Unavailable,
+    ConnectionId, ResumeCheck, Unavailable,
     redis::{
         arguments,
         lifetimes::IN_USE_TTL,
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use switchyard_protocol::room::RoomName;
 
 script!(CREATE_SESSION = "create_session");
+script!(CHECK_RESUME = "check_resume");
 script!(RESUME_SESSION = "resume_session");
 script!(UPDATE_SESSION = "update_session");
 script!(REPLACE_SESSION = "replace_session");
@@ -65,6 +66,34 @@ pub(crate) async fn create(
     Ok(match &*status {
         "ok" => CreateReply::Created { time },
         _ => CreateReply::Late { time },
+    })
+}
+
+/// Whether a connection of `node` can resume a session. With `slot`, this includes whether it would get a connection
+/// slot. `cluster_time` is in milliseconds.
+pub(crate) async fn check_resume(
+    link: &Link,
+    names: &Names,
+    session: SessionKey<'_>,
+    node: &str,
+    cluster_time: u64,
+    slot: Option<SlotRequest>,
+) -> Result<ResumeCheck, Unavailable> {
+    let (mut keys, mut arguments) = (vec![session.record(names)], vec![arguments::integer(cluster_time)]);
+    if let Some(SlotRequest { own, max_connections }) = slot {
+        keys.push(names.connections(session.principal));
+        arguments.extend([
+            node.into(),
+            arguments::integer(own.into()),
+            arguments::integer(max_connections.into()),
+        ]);
+    }
+    let mut reply = Elements::of(link.run(&CHECK_RESUME, keys, arguments).await?)?;
+    Ok(match &*reply.text()? {
+        "ok" => ResumeCheck::Allowed,
+        "none" => ResumeCheck::NotFound,
+        "full" => ResumeCheck::LimitReached(reply.number()? as u32),
+        _ => return Err(InvalidReply::Status.into()),
     })
 }
 
