@@ -167,12 +167,19 @@ impl FilterTable {
 
     /// Stops evaluating the filters that a principal added, until the given time. Forgets suspensions that are over.
     pub(crate) fn suspend(&mut self, who: &str, now: Instant, until: Instant) {
+        let ids = self.owned_by(who);
+        self.suspend_filters(ids.into_iter(), now, until);
+    }
+
+    /// Stops evaluating these filters until the given time.
+    pub(crate) fn suspend_filters(
+        &mut self,
+        ids: impl Iterator<Item = FilterId>,
+        now: Instant,
+        until: Instant,
+    ) {
         self.suspended.retain(|_, until| now < *until);
-        let owned = |(slot, id): (&Option<FilterEntry>, u32)| {
-            let entry = slot.as_ref()?;
-            (*entry.owner == *who).then_some((FilterId(id), until))
-        };
-        self.suspended.extend(self.slots.iter().zip(0..).filter_map(owned));
+        self.suspended.extend(ids.map(|id| (id, until)));
     }
 
     /// Whether any filter is suspended, or was recently.

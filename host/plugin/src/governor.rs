@@ -44,7 +44,7 @@ pub(crate) enum GovernorRole {
 }
 
 /// Owns one plugin's instance on one shard, the filters in use there, the cached answers about room names, and the
-/// breakers: that of the plugin, and those of principals and rooms whose requests made it fail.
+/// breakers: that of the plugin, and those of whoever made it fail.
 ///
 /// A call blocks for at most the plugin's budget. If an instance has to be started first, that takes up to 10 budgets,
 /// and compiling many filters on it up to 100.
@@ -58,7 +58,7 @@ pub struct Governor {
     pub(super) filters: FilterTable,
     pub(super) room_names: RoomNameCache,
     breaker: Breaker,
-    blame_breakers: BlameBreakers,
+    pub(super) blame_breakers: BlameBreakers,
     /// The principal whose filter made the plugin fail last. Its filters are suspected first at the next failure.
     pub(super) last_culprit: Option<Arc<str>>,
     role: GovernorRole,
@@ -186,6 +186,12 @@ impl Governor {
         self.admit(blame)?;
         let answer =
             self.try_call(function, invoke).map_err(|failure| self.handle_failure(&failure, blame))?;
+        self.record_success(blame);
+        Ok(answer)
+    }
+
+    /// Records that a call on this behalf was successful.
+    pub(super) fn record_success(&mut self, blame: Blame<'_>) {
         if self.blame_breakers.record_success(blame) {
             tracing::info!(
                 plugin = self.name(),
@@ -193,7 +199,6 @@ impl Governor {
                 "plugin answers again: the caller's quarantine has ended"
             );
         }
-        Ok(answer)
     }
 
     /// Makes one call on an instance that has been started. A failure drops the instance and is logged, but blames nobody

@@ -41,7 +41,10 @@ impl Governor {
             Blame::Host => ("the host".to_owned(), "calls"),
             Blame::Principal(who) => (format!("principal '{who}'"), "requests"),
             Blame::HistoryReader(who) => (format!("history for principal '{who}'"), "filters"),
-            Blame::Room(room) => (format!("room '{room}'"), "messages"),
+            Blame::Messages { room, publisher: None } => (format!("room '{room}'"), "messages"),
+            Blame::Messages { room, publisher: Some(who) } => {
+                (format!("principal '{who}' in room '{room}'"), "messages")
+            }
         };
         Rejection::failed(format!(
             "{who} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
