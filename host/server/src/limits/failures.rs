@@ -38,13 +38,15 @@ pub(crate) struct KeyFailures {
 #[derive(Default)]
 struct State {
     addresses: HashMap<AddressGroup, AddressFailures>,
-    /// All addresses together for which there was no room in `addresses`.
+    /// All addresses together for which there was no room in `addresses`. They have no bucket, because refusing
+    /// upgrades by a common one would refuse every client that has never presented a wrong key. Their answers are
+    /// delayed together, so each of their connections can try about one key per second.
     others: Option<AddressFailures>,
     swept: Option<Instant>,
 }
 
 struct AddressFailures {
-    /// Present if there is a rate.
+    /// Present if there is a rate and the address has an entry of its own.
     bucket: Option<TokenBucket>,
     /// Failures since the last reset.
     count: u32,
@@ -81,8 +83,8 @@ impl KeyFailures {
     }
 
     fn count(&self, group: AddressGroup, now: Instant) -> FailureResponse {
-        let fresh = AddressFailures {
-            bucket: self.rate.map(|rate| TokenBucket::full(rate, now.into_std())),
+        let fresh = |rate: Option<Rate>| AddressFailures {
+            bucket: rate.map(|rate| TokenBucket::full(rate, now.into_std())),
             count: 0,
             last: now,
             logged: now,
@@ -92,8 +94,8 @@ impl KeyFailures {
         let state = &mut *state;
         let has_room = state.addresses.contains_key(&group) || state.make_room(now);
         let failures = match has_room {
-            true => state.addresses.entry(group).or_insert(fresh),
-            false => state.others.get_or_insert(fresh),
+            true => state.addresses.entry(group).or_insert_with(|| fresh(self.rate)),
+            false => state.others.get_or_insert_with(|| fresh(None)),
         };
         if now - failures.last >= RESET_AFTER {
             failures.count = 0;
@@ -113,7 +115,8 @@ impl KeyFailures {
         FailureResponse { delay: DELAY_STEP.saturating_mul(delayed).min(MAX_DELAY), to_log }
     }
 
-    /// How long an address has to wait before it may try a key. `None`: not at all.
+    /// How long an address has to wait before it may try a key. `None`: not at all, because it has failed less
+    /// often than its rate allows, or has no entry of its own.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let mut state = self.state();
         state.addresses.get_mut(&AddressGroup::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
@@ -200,6 +203,15 @@ mod tests {
             }
         }
         assert!(failures.state().addresses.len() <= MAX_ADDRESSES);
+        let last = AddressGroup::of(address(999_999));
+        assert!(!failures.state().addresses.contains_key(&last), "there was no room for it");
+        assert_eq!(failures.count(last, Instant::now()).delay, MAX_DELAY, "it is delayed with all others");
+        for n in [999_999, 8_000_000] {
+            assert_eq!(failures.wait(address(n)), None, "a valid key is accepted: {n}");
+        }
+        let state = failures.state();
+        assert!(state.others.as_ref().is_some_and(|others| others.bucket.is_none()), "they share no bucket");
+        drop(state);
         tokio::time::sleep(Duration::from_secs(61)).await;
         failures.count(AddressGroup::of(address(7_000_000)), Instant::now());
         assert!(failures.wait(address(7_000_000)).is_some(), "there is room again");
