@@ -9,7 +9,7 @@ use super::status::PluginStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 
@@ -139,10 +139,26 @@ impl Shadow {
 }
 
 impl Mirror {
-    /// Never blocks: if the queue is full, the call is skipped and counted.
+    /// Never blocks: if the queue is full, the call is skipped and counted. If the candidate's thread has panicked, the
+    /// call counts as failed.
     pub(super) fn send(&self, call: MirroredCall) {
-        if self.calls.try_send(call).is_err() {
-            self.report.lock().unwrap_or_else(PoisonError::into_inner).skipped += 1;
+        let Err(error) = self.calls.try_send(call) else { return };
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        match error {
+            TrySendError::Full(_) => report.skipped += 1,
+            TrySendError::Disconnected(call) => report.hooks.entry(call.hook()).or_default().failed += 1,
+        }
+    }
+}
+
+impl MirroredCall {
+    fn hook(&self) -> &'static str {
+        match self {
+            Self::Connect(..) => "connect",
+            Self::Room(..) => "room",
+            Self::Subscribe(_) => "subscribe",
+            Self::Publish(..) => "publish",
+            Self::Deliver(..) => "deliver",
         }
     }
 }
@@ -303,4 +319,27 @@ impl MirroredMessage {
 fn excerpt(data: &[u8]) -> Value {
     let whole = (data.len() <= MAX_SHOWN_BYTES).then(|| serde_json::from_slice(data).ok()).flatten();
     whole.unwrap_or_else(|| json!(clip(&String::from_utf8_lossy(data), MAX_SHOWN_BYTES)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_skipped_if_the_candidate_is_slow_and_failed_if_its_thread_has_ended() {
+        let (calls, queue) = sync_channel(1);
+        let mirror = Mirror { calls, report: Arc::default() };
+        let call = || MirroredCall::Deliver(MirroredMessage::new("a", "", b"1"), vec![]);
+        let counted = || {
+            let report = mirror.report.lock().unwrap();
+            (report.skipped, report.hooks.get("deliver").map_or(0, |hook| hook.failed))
+        };
+        mirror.send(call());
+        assert_eq!(counted(), (0, 0));
+        mirror.send(call());
+        assert_eq!(counted(), (1, 0), "the queue is full");
+        drop(queue);
+        mirror.send(call());
+        assert_eq!(counted(), (1, 1));
+    }
 }
