@@ -380,6 +380,21 @@ async fn a_slow_plugin_delays_only_its_own_rooms() {
     assert!(round_trips > 200, "{round_trips} round trips beside 100 slow calls");
 }
 
+/// Regression: the client was told that the store does not answer.
+#[tokio::test]
+async fn a_client_learns_that_the_plugin_has_too_much_to_do() {
+    let server = server("{ subscribe = \"busy-700\" }\nbudget = { call = \"5s\" }").await;
+    let mut client = Client::connect(&server).await;
+    let answer = client.ask(json!({"type": "subscribe", "rooms": ["bad:a", "bad:b", "bad:c", "free"]})).await;
+    let results = answer["results"].as_array().expect("results");
+    assert_eq!(results[0]["status"], "subscribed", "{answer}");
+    for result in &results[1..3] {
+        let error = &result["error"];
+        assert_eq!((&error["code"], &error["retryAfter"]), (&json!("overloaded"), &json!(1000)), "{answer}");
+    }
+    assert_eq!(results[3]["status"], "subscribed", "{answer}");
+}
+
 /// Regression: one such message made the room's history unavailable to every member with a filter.
 #[tokio::test]
 async fn messages_on_which_a_filter_fails_are_left_out_of_history() {

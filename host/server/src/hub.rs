@@ -25,7 +25,7 @@ mod shard;
 mod slots;
 mod start;
 
-pub(crate) use command::{AckError, JoinAnswer, JoinRequest, Joined, Offer, Recovery, Seat};
+pub(crate) use command::{AckError, JoinAnswer, JoinReceiver, JoinRequest, Joined, Offer, Recovery, Seat};
 pub(crate) use connections::{
     CONNECTION_BYTES, Connection, Connections, Registration, close_for_key, connection_limit_reached,
 };
@@ -42,9 +42,12 @@ use allowances::Allowances;
 use command::{FilteredHistory, HistoryFilterRequest, PolicyRequest, SeatId, ShardCommand, ShardQueue};
 use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
-use routes::Routes;
+use routes::{Route, Routes};
 use std::{
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Instant,
 };
 use switchyard_plugin::{ConnectRequest, Limits};
@@ -90,9 +93,6 @@ pub(crate) struct Hub {
     shards: Vec<ShardHandle>,
 }
 
-/// Receives a shard's answer to a join.
-pub(crate) type JoinReceiver = oneshot::Receiver<Result<JoinAnswer, Refusal>>;
-
 /// The principal on whose behalf a message is published.
 pub(crate) struct Publisher<'a> {
     /// All valid keys. An inbox exists if its principal has a key.
@@ -126,9 +126,12 @@ impl Hub {
     /// Requests a seat in a room. When this returns, the request is in the shard's queue.
     pub(crate) fn join(&self, request: JoinRequest) -> JoinReceiver {
         let (reply, joined) = oneshot::channel();
-        let shard = &self.shards[self.routes.shard(&request.room)];
-        shard.queue.send(ShardCommand::Request(PolicyRequest::Join { request, reply })).ok();
-        joined
+        let Route { shard, governed } = self.routes.find(&request.room);
+        let is_granted: Option<Arc<AtomicBool>> = governed.map(|_| Arc::default());
+        let receiver = JoinReceiver { reply: joined, is_granted: is_granted.clone() };
+        let request = PolicyRequest::Join { request, is_granted, reply };
+        self.shards[shard].queue.send(ShardCommand::Request(request)).ok();
+        receiver
     }
 
     /// Whether this node and the store have memory for more data of a principal.

@@ -4,12 +4,22 @@ use super::{
     CompiledVersion, Connection,
     catch_up::Progress,
     publish_pipeline::{CheckedMessage, UncheckedMessage},
+    stopping, store_unavailable,
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use switchyard_plugin::{FilterId, Mirror, Principal};
-use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
+use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{ConnectionId, Event};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 
 /// The queue of a shard.
 pub(super) type ShardQueue = mpsc::UnboundedSender<ShardCommand>;
@@ -73,6 +83,8 @@ pub(crate) enum ShardCommand {
 pub(crate) enum PolicyRequest {
     Join {
         request: JoinRequest,
+        /// See [`JoinReceiver`].
+        is_granted: Option<Arc<AtomicBool>>,
         reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
     },
     /// Asks whether a message may be published, and to which room.
@@ -116,6 +128,34 @@ pub(crate) struct JoinRequest {
     pub buffer: bool,
     /// If the connection is a member already, reply with an offer: nothing changes until it is accepted.
     pub offer: bool,
+}
+
+/// Receives the reply to a [`JoinRequest`].
+pub(crate) struct JoinReceiver {
+    pub(super) reply: oneshot::Receiver<Result<JoinAnswer, Refusal>>,
+    /// Present if a plugin governs the room. Set once it has granted the join.
+    pub(super) is_granted: Option<Arc<AtomicBool>>,
+}
+
+impl JoinReceiver {
+    /// Waits for the reply. If there is none at `until`, returns who has not answered.
+    pub(crate) async fn receive(self, until: Option<Instant>) -> Result<JoinAnswer, Refusal> {
+        let Self { reply, is_granted } = self;
+        let reply = async { reply.await.unwrap_or_else(|_| Err(stopping())) };
+        let Some(until) = until else { return reply.await };
+        timeout_at(until, reply).await.unwrap_or_else(|_| {
+            Err(match is_granted.is_some_and(|is_granted| !is_granted.load(Ordering::Relaxed)) {
+                true => plugin_overloaded(),
+                false => store_unavailable(),
+            })
+        })
+    }
+}
+
+/// The refusal if a plugin does not answer in time, because its queue is too long or its calls are too slow.
+fn plugin_overloaded() -> Refusal {
+    let message = "the room's plugin has too much to do and has not answered in time; try again";
+    Refusal::retry(ErrorCode::Overloaded, message, 1000)
 }
 
 /// The reply to a [`JoinRequest`].

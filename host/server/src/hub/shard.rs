@@ -22,7 +22,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 use switchyard_plugin::{Audience, Counts, FilterId, FilterResults};
@@ -161,7 +161,7 @@ impl Shard {
             return None;
         }
         match request {
-            PolicyRequest::Join { request, reply } => self.join(request, reply),
+            PolicyRequest::Join { request, is_granted, reply } => self.join(request, is_granted, reply),
             PolicyRequest::Check { message, reply } => drop(reply.send(self.check(message))),
             PolicyRequest::FilterHistory(request) => {
                 return self.filter_history(request, until).map(PolicyRequest::FilterHistory);
@@ -177,7 +177,12 @@ impl Shard {
         }
     }
 
-    fn join(&mut self, request: JoinRequest, reply: oneshot::Sender<Result<JoinAnswer, Refusal>>) {
+    fn join(
+        &mut self,
+        request: JoinRequest,
+        is_granted: Option<Arc<AtomicBool>>,
+        reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
+    ) {
         let (rooms, usage, routes, index) = (&self.rooms, &self.room_usage, &self.routes, self.index);
         let connection = &request.connection;
         let counts = |room: &RoomName| {
@@ -193,6 +198,9 @@ impl Shard {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
+        if let Some(is_granted) = is_granted {
+            is_granted.store(true, Ordering::Relaxed);
+        }
         if matches!(self.policy, Policy::Governed(_)) {
             let who = &request.connection.principal;
             self.quotas.set_member_limits(who, &admission.room, &admission.limits, Instant::now());

@@ -85,8 +85,7 @@ impl ClientSession {
     /// Waits for the shard's answer, and for the log if the room was joined with a position.
     pub(super) async fn await_join(&self, join: PendingJoin, until: Option<Instant>) -> PendingJoin {
         let JoinState::Asked(terms, answer) = join.state else { return join };
-        let answered = within(until, async { answer.await.unwrap_or_else(|_| Err(hub::stopping())) }).await;
-        let state = match answered {
+        let state = match answer.receive(until).await {
             Ok(JoinAnswer::Offered(offer)) => JoinState::Offered(terms, offer),
             Ok(JoinAnswer::Joined(joined)) => {
                 let room = joined.seat.room.clone();
@@ -236,7 +235,7 @@ impl ClientSession {
     }
 }
 
-/// Waits for a step of a join until a point in time, if there is one.
+/// Waits for the log until a point in time, if there is one.
 async fn within<T>(
     until: Option<Instant>,
     step: impl Future<Output = Result<T, Refusal>>,
