@@ -1,6 +1,7 @@
 //! The listener for clients: accepts connections, performs TLS and the WebSocket handshake within a time
 //! limit, and stops when the node drains. Does not know what happens on an open WebSocket: `socket` does.
 
+mod drain;
 mod handshake;
 mod handshake_pool;
 mod origin;
@@ -17,19 +18,11 @@ use crate::{
     session::Services,
     socket::{self, Stream, Transport},
 };
+use drain::{RequestState, unless_draining};
 use handshake_pool::HandshakePool;
 use origin::AllowedOrigin;
 use serde::{Deserialize, Deserializer, de::Error};
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use switchyard_process::unit;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -39,8 +32,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long TLS and the upgrade may take together.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// When the node drains, how long a client may still take to complete its request.
-const DRAIN_HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long to wait after the system could not accept a connection.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// How often such an error is logged, at most.
@@ -143,11 +134,11 @@ pub(crate) async fn run(
         let (router, tls, draining) = (router.clone(), tls.clone(), draining.clone());
         let scheme_hint = scheme_hint.clone();
         async move {
-            let is_answering = Arc::new(AtomicBool::new(false));
+            let request = Arc::new(RequestState::default());
             let transport = Arc::new(match &tls {
                 None => Transport::plain(tcp),
                 Some(tls) => {
-                    let accepted = unless_draining(&draining, &is_answering, tls.accept(tcp)).await?;
+                    let accepted = unless_draining(&draining, &request, tls.accept(tcp)).await?;
                     if accepted.as_ref().is_err_and(tls::is_not_tls) {
                         scheme_hint.log(remote);
                     }
@@ -155,8 +146,8 @@ pub(crate) async fn run(
                 }
             });
             let stream = Stream::new(transport.clone());
-            let served = upgrade::serve(stream, router, remote, unauthenticated, is_answering.clone());
-            let served = unless_draining(&draining, &is_answering, served).await?;
+            let served = upgrade::serve(stream, router, remote, unauthenticated, request.clone());
+            let served = unless_draining(&draining, &request, served).await?;
             // An upgraded connection would hold another reference: this one got a plain answer.
             if Arc::strong_count(&transport) == 1 {
                 socket::close_gracefully(&transport).await;
@@ -170,29 +161,6 @@ pub(crate) async fn run(
     .await;
     tasks.close();
     tasks.wait().await;
-}
-
-/// Runs a part of a handshake. Once `draining`, a client that has not completed its request does not delay the
-/// end of the node. A request that is being answered is not interrupted.
-async fn unless_draining<T>(
-    draining: &CancellationToken,
-    is_answering: &AtomicBool,
-    part: impl Future<Output = T>,
-) -> io::Result<T> {
-    let given_up = async {
-        draining.cancelled().await;
-        loop {
-            tokio::time::sleep(DRAIN_HANDSHAKE_TIMEOUT).await;
-            if !is_answering.load(Ordering::Relaxed) {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        done = part => Ok(done),
-        () = given_up => Err(io::Error::other("the node is draining")),
-    }
 }
 
 /// Accepts connections until `draining`. The handshake of each has [`HANDSHAKE_TIMEOUT`] to end, and clients
@@ -256,20 +224,6 @@ async fn accept<F, Served>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn draining_ends_a_handshake_whose_request_is_not_complete() {
-        let (draining, is_answering) = (CancellationToken::new(), AtomicBool::new(true));
-        let handshake = unless_draining(&draining, &is_answering, std::future::pending::<()>());
-        tokio::pin!(handshake);
-        let wait = Duration::from_secs(5);
-        assert!(tokio::time::timeout(wait, &mut handshake).await.is_err(), "the node serves");
-        draining.cancel();
-        assert!(tokio::time::timeout(wait, &mut handshake).await.is_err(), "its request is being answered");
-        is_answering.store(false, Ordering::Relaxed);
-        let ended = tokio::time::timeout(Duration::from_millis(500), handshake).await.expect("at once");
-        assert!(ended.is_err());
-    }
 
     #[test]
     fn a_path_is_matched_exactly_or_invalid() {

@@ -2,6 +2,7 @@
 
 use super::{
     ServerContext,
+    drain::RequestState,
     handshake::{self, HandshakeError},
 };
 use crate::{
@@ -20,14 +21,7 @@ use axum::{
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, net::SocketAddr, sync::Arc};
 use switchyard_process::memory::MemoryShare;
 use switchyard_protocol::{Close, ErrorCode, Refusal};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -52,25 +46,24 @@ pub(super) fn router(context: ServerContext) -> Router {
     Router::new().route(&path, any(upgrade)).fallback(not_found).with_state(context)
 }
 
-/// Serves one request on a new connection. Returns after the upgrade or the answer. `is_answering` is set from
-/// the moment at which a request is complete until there is an answer to it.
+/// Serves one request on a new connection. Returns after the upgrade or the answer.
 pub(super) async fn serve(
     stream: Stream,
     router: Router,
     remote: SocketAddr,
     unauthenticated: Arc<PendingConnection>,
-    is_answering: Arc<AtomicBool>,
+    state: Arc<RequestState>,
 ) -> hyper::Result<()> {
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let (mut router, unauthenticated) = (router.clone(), unauthenticated.clone());
-        let is_answering = is_answering.clone();
-        is_answering.store(true, Ordering::Relaxed);
+        let state = state.clone();
+        state.begin_answer();
         request.extensions_mut().insert(Accepted { remote, unauthenticated: unauthenticated.clone() });
         async move {
             let response = router.call(request.map(Body::new)).await?;
             let response = delay_refusal(&unauthenticated, response).await;
             // It is written in the same step of the task.
-            is_answering.store(false, Ordering::Relaxed);
+            state.end_answer();
             Ok::<_, std::convert::Infallible>(response)
         }
     });
