@@ -218,6 +218,12 @@ async fn unknown_and_invalid_parameters_are_named() {
             "",
             "offset: expected an integer that is not negative, got 'x'",
         ),
+        (
+            "GET",
+            &format!("/v1/rooms/prices?{}", "x".repeat(1000)),
+            "",
+            &format!("has no query parameters, got '{}…'", "x".repeat(100)),
+        ),
         ("POST", "/v1/plugins/prices/rollback?two=ab", "", "unknown field `two`"),
         ("POST", "/v1/plugins/prices/shadow/promote?to=ab", "", "has no query parameters, got 'to=ab'"),
         ("POST", "/v1/broadcast", r#"{"room":"prices","data":1}"#, "takes no room, got \"prices\""),

@@ -3,7 +3,7 @@
 use super::{
     Status,
     call_limiter::{CallLimiter, CallPermit},
-    query,
+    query::{self, NoQuery, QueryParameters},
 };
 use crate::{http, key::Key, limits::ClientLimits, rollout::Rollout, session::Services};
 use axum::{
@@ -32,14 +32,15 @@ pub(super) struct Api {
     pub status: Arc<Status>,
 }
 
-/// The authenticated caller of a call in progress.
-pub(super) struct Caller {
+/// The authenticated caller of a call in progress, and the call's query parameters.
+pub(super) struct Caller<Q = NoQuery> {
     key: Arc<Key>,
+    pub query: Q,
     pub share: Arc<MemoryShare>,
     _permit: CallPermit,
 }
 
-impl FromRequestParts<Arc<Api>> for Caller {
+impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
@@ -48,14 +49,14 @@ impl FromRequestParts<Arc<Api>> for Caller {
             return Err(Refusal::new(ErrorCode::AuthRequired, message).into());
         };
         let key = api.services.keys.load().authenticate(key)?;
-        query::check_no_query(parts)?;
+        let query = Q::parse(parts)?;
         let permit = api.calls.begin(&key.principal)?;
         let share = api.services.hub.memory.share(&key.principal);
-        Ok(Self { key, share, _permit: permit })
+        Ok(Self { key, query, share, _permit: permit })
     }
 }
 
-impl Caller {
+impl<Q> Caller<Q> {
     /// The caller's key, which must have this scope. `action` completes the error message "key 'a' may not
     /// …".
     pub(super) fn require(&self, scope: Scope, action: &str) -> Result<&Key, Refusal> {
@@ -96,6 +97,8 @@ pub(super) struct PageQuery {
     #[serde(default, deserialize_with = "query::number")]
     limit: Option<u64>,
 }
+
+impl QueryParameters for PageQuery {}
 
 /// Number of entries of a page without `limit`.
 const DEFAULT_PAGE_ENTRIES: usize = 100;

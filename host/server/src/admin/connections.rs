@@ -1,9 +1,6 @@
 //! The calls `/v1/connections…`. Sees only the connections of this node.
 
-use super::{
-    api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found},
-    query::Query,
-};
+use super::api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found};
 use crate::hub::Connection;
 use axum::{
     Json,
@@ -47,13 +44,11 @@ fn view(connection: &Arc<Connection>) -> ConnectionView {
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    caller: Caller,
-    query: Result<Query<PageQuery>, ApiError>,
+    caller: Caller<PageQuery>,
 ) -> ApiResult<ConnectionList> {
     caller.require(Scope::Admin, "see connections")?;
-    let Query(query) = query?;
-    let limit = query.limit()?;
-    let after = match query.after.as_str() {
+    let limit = caller.query.limit()?;
+    let after = match caller.query.after.as_str() {
         "" => None,
         cursor => Some(ConnectionId::parse(cursor).ok_or_else(|| {
             Refusal::invalid(format!("after must be the `next` of a page, got '{}'", cursor.escape_debug()))

@@ -5,7 +5,7 @@ use super::{
     api::{Api, ApiError, ApiResult, Caller},
     body::UnreadBody,
     messages::max_body_bytes,
-    query::Query,
+    query::QueryParameters,
 };
 use crate::rollout::{
     AUDIT_TARGET, Deployment, NodeReport, PluginReport, PluginSlot, PluginState, PluginView,
@@ -94,16 +94,17 @@ pub(super) struct RollbackQuery {
     to: Option<String>,
 }
 
+impl QueryParameters for RollbackQuery {}
+
 /// Activates the version before the active one, or another stored version.
 pub(super) async fn rollback(
     State(api): State<Arc<Api>>,
-    caller: Caller,
+    caller: Caller<RollbackQuery>,
     name: NamePath,
-    query: Result<Query<RollbackQuery>, ApiError>,
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "roll plugins back")?;
     let by = Some(key.principal.to_string());
-    let slot = api.rollout.rollback(&name?.0, query?.0.to, by).await?;
+    let slot = api.rollout.rollback(&name?.0, caller.query.to, by).await?;
     Ok(Json(details(slot, &read_reports(&api).await)))
 }
 

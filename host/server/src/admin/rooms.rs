@@ -2,7 +2,7 @@
 
 use super::{
     api::{Api, ApiError, ApiResult, Caller, PageQuery, check_limit, json_response, next_cursor, not_found},
-    query::{self, Query},
+    query::{self, QueryParameters},
 };
 use crate::hub::unavailable;
 use axum::{
@@ -43,13 +43,12 @@ fn view(api: &Api, summary: RoomSummary) -> RoomView {
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    caller: Caller,
-    query: Result<Query<PageQuery>, ApiError>,
+    caller: Caller<PageQuery>,
 ) -> ApiResult<RoomList> {
     caller.require(Scope::Admin, "see rooms")?;
-    let Query(query) = query?;
-    let limit = query.limit()?;
-    let rooms = api.services.hub.store.rooms.list(&query.after, limit).await.map_err(unavailable)?;
+    let PageQuery { after, .. } = &caller.query;
+    let limit = caller.query.limit()?;
+    let rooms = api.services.hub.store.rooms.list(after, limit).await.map_err(unavailable)?;
     let next = next_cursor(&rooms, limit, |room| room.room.to_string());
     let rooms = rooms.into_iter().map(|room| view(&api, room)).collect();
     Ok(Json(RoomList { rooms, next }))
@@ -79,19 +78,20 @@ pub(super) struct HistoryQuery {
     limit: Option<u64>,
 }
 
+impl QueryParameters for HistoryQuery {}
+
 pub(super) async fn history(
     State(api): State<Arc<Api>>,
-    caller: Caller,
+    caller: Caller<HistoryQuery>,
     room: Result<Path<String>, PathRejection>,
-    query: Result<Query<HistoryQuery>, ApiError>,
 ) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
-    let Query(HistoryQuery { epoch, offset, limit }) = query?;
+    let HistoryQuery { epoch, offset, limit } = &caller.query;
     let limit = check_limit(limit.unwrap_or(DEFAULT_HISTORY_MESSAGES as u64), MAX_HISTORY_MESSAGES)?;
     let since = match (epoch, offset) {
-        (Some(epoch), Some(offset)) => Some(Position { epoch, offset }),
+        (Some(epoch), Some(offset)) => Some(Position { epoch: epoch.clone(), offset: *offset }),
         (None, None) => None,
         _ => return Err(Refusal::invalid("epoch and offset must be given together").into()),
     };
