@@ -8,6 +8,7 @@
 //! | [`log`] | the queue and the thread that write the log |
 //! | [`escape`] | how untrusted text is shown on a terminal or in a log |
 //! | [`file`](mod@file) | how a file is read whole while others write it |
+//! | [`lock`] | locking a mutex that is never poisoned |
 //! | [`unit`](mod@unit) | durations, sizes and addresses as the configuration spells them |
 //! | [`fair_queue`] | a queue in which principals take turns |
 
@@ -17,6 +18,7 @@
 pub mod escape;
 pub mod fair_queue;
 pub mod file;
+pub mod lock;
 pub mod log;
 pub mod memory;
 pub mod unit;

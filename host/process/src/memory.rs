@@ -13,6 +13,7 @@ pub use limit::{MemoryConfig, MemoryLimit};
 pub use share::{MemoryCharge, MemoryShare};
 pub use stepped::SteppedCharge;
 
+use crate::lock::LockExt;
 use std::{
     collections::HashMap,
     sync::{
@@ -120,7 +121,7 @@ impl Ledger {
     }
 
     fn shares(&self) -> MutexGuard<'_, HashMap<Arc<str>, Weak<MemoryShare>>> {
-        self.shares.lock().expect("no code panics while it holds this lock")
+        self.shares.locked()
     }
 }
 

@@ -17,7 +17,10 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use switchyard_process::memory::{MemoryKind, MemoryShare, SteppedCharge};
+use switchyard_process::{
+    lock::LockExt,
+    memory::{MemoryKind, MemoryShare, SteppedCharge},
+};
 use switchyard_protocol::{Close, Frame};
 use tokio::sync::Notify;
 
@@ -290,7 +293,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the lock")
+        self.state.locked()
     }
 }
 

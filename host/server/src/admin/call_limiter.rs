@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::{ErrorCode, Refusal};
 
 /// When a call that was refused may be tried again, in milliseconds.
@@ -48,7 +49,7 @@ impl CallLimiter {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the lock")
+        self.state.locked()
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
+use switchyard_process::lock::LockExt;
 
 /// Keeps the connection from being closed; `None` while the body is being received.
 pub(super) type BusyGuard = Arc<Mutex<Option<EvictionGuard>>>;
@@ -31,7 +32,7 @@ impl IncomingBody {
 
 impl Drop for IncomingBody {
     fn drop(&mut self) {
-        *self.busy.lock().expect("no code panics while it holds the lock") = Some(self.slot.busy());
+        *self.busy.locked() = Some(self.slot.busy());
     }
 }
 

@@ -41,10 +41,7 @@ fn view(api: &Api, summary: RoomSummary) -> RoomView {
     RoomView { summary, governor }
 }
 
-pub(super) async fn list(
-    State(api): State<Arc<Api>>,
-    caller: Caller<PageQuery>,
-) -> ApiResult<RoomList> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller<PageQuery>) -> ApiResult<RoomList> {
     caller.require(Scope::Admin, "see rooms")?;
     let PageQuery { after, .. } = &caller.query;
     let limit = caller.query.limit()?;

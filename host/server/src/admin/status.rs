@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard},
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::unix_ms;
 
 #[derive(Default)]
@@ -62,7 +63,7 @@ impl Status {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no code panics while it holds the lock")
+        self.0.locked()
     }
 }
 

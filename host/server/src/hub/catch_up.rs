@@ -4,6 +4,7 @@
 use super::{Connection, command::CatchUpOutcome};
 use std::sync::{Arc, Mutex, MutexGuard, atomic::Ordering};
 use switchyard_plugin::FilterId;
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Position, Publication};
 use tokio::sync::oneshot;
 
@@ -93,7 +94,7 @@ impl Progress {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no code panics while it holds the lock")
+        self.0.locked()
     }
 }
 

@@ -88,10 +88,7 @@ pub(crate) enum PolicyRequest {
         reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
     },
     /// Asks whether a message may be published, and to which room.
-    Check {
-        message: UncheckedMessage,
-        reply: oneshot::Sender<Result<CheckedMessage, Refusal>>,
-    },
+    Check { message: UncheckedMessage, reply: oneshot::Sender<Result<CheckedMessage, Refusal>> },
     /// Asks which messages of the history pass a member's filter.
     FilterHistory(HistoryFilterRequest),
 }

@@ -11,11 +11,14 @@ use std::{
     net::SocketAddr,
     ops::Bound,
     sync::{
-        Arc, OnceLock, RwLock,
+        Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
-use switchyard_process::memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare};
+use switchyard_process::{
+    lock::NOT_POISONED,
+    memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare},
+};
 use switchyard_protocol::{Close, ErrorCode, Frame, Position, Refusal, reply, room::RoomName, unix_ms};
 use switchyard_store::{
     ConnectionId, Permit, SessionHandle, SessionToken, SlotResult,
@@ -47,10 +50,10 @@ pub(crate) struct Connection {
 /// All authenticated connections of this node.
 #[derive(Default)]
 pub(crate) struct Connections {
-    by_id: RwLock<BTreeMap<ConnectionId, Arc<Connection>>>,
+    by_id: RwLock<ConnectionMap>,
 }
 
-const NOT_POISONED: &str = "no code panics while it holds the lock";
+type ConnectionMap = BTreeMap<ConnectionId, Arc<Connection>>;
 
 /// How many connections [`Connections::for_each`] copies at a time. Copying them takes a few microseconds.
 const PAGE_SIZE: usize = 256;
@@ -76,18 +79,26 @@ pub(crate) fn connection_limit_reached(key: &Key, count: u32) -> Refusal {
 }
 
 impl Connections {
+    fn all(&self) -> RwLockReadGuard<'_, ConnectionMap> {
+        self.by_id.read().expect(NOT_POISONED)
+    }
+
+    fn all_mut(&self) -> RwLockWriteGuard<'_, ConnectionMap> {
+        self.by_id.write().expect(NOT_POISONED)
+    }
+
     pub(crate) fn get(&self, id: ConnectionId) -> Option<Arc<Connection>> {
-        self.by_id.read().expect(NOT_POISONED).get(&id).cloned()
+        self.all().get(&id).cloned()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.by_id.read().expect(NOT_POISONED).len()
+        self.all().len()
     }
 
     /// The next connections after `after` in the order of their ids, at most `limit`.
     pub(crate) fn page(&self, after: Option<ConnectionId>, limit: usize) -> Vec<Arc<Connection>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let all = self.by_id.read().expect(NOT_POISONED);
+        let all = self.all();
         all.range((from, Bound::Unbounded)).take(limit).map(|(_, connection)| connection.clone()).collect()
     }
 
@@ -146,7 +157,7 @@ pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
 impl Registration {
     pub(crate) fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
         let charge = connection.share.charge(MemoryKind::Sessions, CONNECTION_BYTES);
-        hub.connections.by_id.write().expect(NOT_POISONED).insert(connection.id, connection.clone());
+        hub.connections.all_mut().insert(connection.id, connection.clone());
         hub.metrics.connections.inc();
         Self { hub, connection, _charge: charge }
     }
@@ -156,7 +167,7 @@ impl Drop for Registration {
     fn drop(&mut self) {
         let Self { hub, connection, .. } = self;
         connection.outbox.end();
-        hub.connections.by_id.write().expect(NOT_POISONED).remove(&connection.id);
+        hub.connections.all_mut().remove(&connection.id);
         hub.metrics.connections.dec();
         if connection.session.get().is_none() {
             return;

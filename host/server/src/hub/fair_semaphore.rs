@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
 };
+use switchyard_process::lock::LockExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A semaphore that serves principals in turn.
@@ -53,7 +54,7 @@ impl FairSemaphore {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, PrincipalQueue>> {
-        self.principals.lock().expect("no code panics while it holds the lock")
+        self.principals.locked()
     }
 }
 

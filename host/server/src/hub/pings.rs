@@ -5,6 +5,7 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::time::Instant;
 
@@ -44,12 +45,10 @@ impl Confirmation {
     }
 }
 
-const NOT_POISONED: &str = "no code panics while it holds the lock";
-
 impl Pings {
     /// The nonce for a ping whose answer confirms that the client knows that a room continues after `position`.
     pub(crate) fn epoch_change(&self, room: &RoomName, before: &Arc<str>, position: &Position) -> u64 {
-        let mut state = self.state.lock().expect(NOT_POISONED);
+        let mut state = self.state.locked();
         let sent = state.get_or_insert_default();
         // As long as an earlier change is not confirmed, the client may still be in the epoch before it.
         let earlier = sent.unanswered.iter().position(|(_, confirmation)| confirmation.is_about(room));
@@ -66,7 +65,7 @@ impl Pings {
 
     /// The nonce for a ping whose answer confirms that the client is alive.
     pub(crate) fn probe(&self) -> u64 {
-        let mut state = self.state.lock().expect(NOT_POISONED);
+        let mut state = self.state.locked();
         let sent = state.get_or_insert_default();
         sent.unanswered.retain(|(_, confirmation)| *confirmation != Confirmation::Alive);
         sent.last_nonce += 1;
@@ -83,7 +82,7 @@ impl Pings {
         if !self.is_probing.load(Ordering::Acquire) {
             return false;
         }
-        let mut state = self.state.lock().expect(NOT_POISONED);
+        let mut state = self.state.locked();
         let Some(sent) = &mut *state else { return false };
         let is_alive = sent.probed.is_some_and(|probed| emptied() > probed);
         if is_alive {
@@ -96,7 +95,7 @@ impl Pings {
     /// What the answer to a ping confirms. It answers all earlier pings as well, because a client may answer
     /// only the last of several.
     pub(crate) fn answered(&self, nonce: u64) -> Vec<Confirmation> {
-        let mut state = self.state.lock().expect(NOT_POISONED);
+        let mut state = self.state.locked();
         let Some(sent) = &mut *state else { return vec![] };
         let count = sent.unanswered.partition_point(|(sent_nonce, _)| *sent_nonce <= nonce);
         let confirmed: Vec<_> =
@@ -109,7 +108,7 @@ impl Pings {
 
     /// The last epoch of a room that the client has certainly received. `None` if that is the current one.
     pub(crate) fn unconfirmed_epoch(&self, room: &RoomName) -> Option<Arc<str>> {
-        let state = self.state.lock().expect(NOT_POISONED);
+        let state = self.state.locked();
         let mut unanswered = state.iter().flat_map(|sent| &sent.unanswered);
         unanswered.find_map(|(_, confirmation)| match confirmation {
             Confirmation::EpochChange { room: name, before, position }
@@ -124,7 +123,7 @@ impl Pings {
     /// Call this when the client has left the room, or is known in another way to have received the room's
     /// epoch.
     pub(crate) fn forget(&self, room: &RoomName) {
-        if let Some(sent) = &mut *self.state.lock().expect(NOT_POISONED) {
+        if let Some(sent) = &mut *self.state.locked() {
             sent.unanswered.retain(|(_, confirmation)| !confirmation.is_about(room));
         }
     }

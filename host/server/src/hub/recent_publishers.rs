@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::Publication;
 use switchyard_store::Message;
 
@@ -91,7 +92,7 @@ impl RecentPublishers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Periods> {
-        self.periods.lock().expect("no code panics while it holds the lock")
+        self.periods.locked()
     }
 
     fn hash(&self, room: &str, event: Option<&str>, data: &str) -> u64 {

@@ -9,6 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::ErrorCode;
 use tokio::time::Instant;
 
@@ -123,7 +124,7 @@ impl KeyFailures {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the lock")
+        self.state.locked()
     }
 }
 

@@ -21,6 +21,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::{
     sync::{Notify, futures::Notified},
     time::Instant,
@@ -112,7 +113,7 @@ impl Slots {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the lock")
+        self.state.locked()
     }
 }
 
@@ -181,7 +182,7 @@ impl Occupant {
     }
 
     fn work(&self) -> MutexGuard<'_, Option<Arc<Work>>> {
-        self.work.lock().expect("no code panics while it holds the lock")
+        self.work.locked()
     }
 }
 
@@ -240,7 +241,7 @@ impl Slot {
     }
 
     fn occupancy(&self) -> MutexGuard<'_, Option<Occupancy>> {
-        self.occupancy.lock().expect("no code panics while it holds the lock")
+        self.occupancy.locked()
     }
 }
 

@@ -13,15 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{Plugin, PluginConfig, PluginFile, Shadow, Trust};
-use switchyard_process::file::UnusableFile;
+use switchyard_process::{file::UnusableFile, lock::LockExt};
 use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::VersionHistory;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many versions that were active before stay compiled, so that a rollback to them takes no time.
 const MAX_EARLIER_VERSIONS: usize = 2;
-
-const NOT_POISONED: &str = "no code panics while it holds the lock";
 
 /// A plugin and its versions on this node.
 pub(crate) struct PluginSlot {
@@ -130,7 +128,7 @@ impl PluginSlot {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, SlotState> {
-        self.state.lock().expect(NOT_POISONED)
+        self.state.locked()
     }
 
     pub(super) fn begin_loading<'a>(&'a self, sha256: &'a str) -> LoadingGuard<'a> {

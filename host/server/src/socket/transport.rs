@@ -13,6 +13,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -191,5 +192,5 @@ fn try_send(tcp: &TcpStream, bytes: &[IoSlice]) -> io::Result<usize> {
 }
 
 fn lock(stream: &Mutex<TlsStream<TcpStream>>) -> MutexGuard<'_, TlsStream<TcpStream>> {
-    stream.lock().expect("no code panics while it holds the lock")
+    stream.locked()
 }

@@ -8,12 +8,11 @@ use std::{
     sync::{Condvar, Mutex, MutexGuard},
     time::Instant,
 };
+use switchyard_process::lock::{LockExt, NOT_POISONED};
 use tokio::sync::oneshot;
 
 /// A function that reads files.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
-
-const NOT_POISONED: &str = "no code panics while it holds the lock";
 
 #[derive(Default)]
 pub(super) struct Requests {
@@ -47,7 +46,7 @@ pub(super) struct WatchRequest {
 
 impl Requests {
     fn pending(&self) -> MutexGuard<'_, PendingRequests> {
-        self.pending.lock().expect(NOT_POISONED)
+        self.pending.locked()
     }
 
     /// Adds a request. It is dropped if the thread has ended.
