@@ -311,7 +311,7 @@ impl<'a> Audience<'a> {
     {
         match self {
             Audience::Members(_) => Blame::Messages { room, publisher },
-            Audience::HistoryReader(who) => Blame::HistoryReader(who),
+            Audience::HistoryReader(id) => Blame::HistoryReader(id),
         }
     }
 }

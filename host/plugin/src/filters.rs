@@ -93,12 +93,12 @@ impl FilterTable {
 
     /// Reserves a number for a filter that is about to be compiled. The caller passes it on to
     /// [`insert`](Self::insert) or [`cancel_reservation`](Self::cancel_reservation).
-    pub(crate) fn reserve(&mut self, canonical: &str, who: &str) -> Result<FilterId, QuotaExceeded> {
+    pub(crate) fn reserve(&mut self, canonical: &str, principal_id: &str) -> Result<FilterId, QuotaExceeded> {
         let (filters, bytes) = (self.len() + 1, self.bytes + canonical.len());
         if filters > MAX_FILTERS || bytes > MAX_TOTAL_BYTES {
             return Err(QuotaExceeded::Plugin);
         }
-        let usage = self.holders.usage(who);
+        let usage = self.holders.usage(principal_id);
         if usage.filters + filters > MAX_FILTERS || usage.bytes + bytes > MAX_TOTAL_BYTES {
             return Err(QuotaExceeded::Principal(usage));
         }
@@ -113,27 +113,27 @@ impl FilterTable {
     }
 
     /// Adds a compiled filter, with one reference.
-    pub(crate) fn insert(&mut self, id: FilterId, canonical: &str, plan: Plan, who: &Arc<str>) {
+    pub(crate) fn insert(&mut self, id: FilterId, canonical: &str, plan: Plan, principal_id: &Arc<str>) {
         let canonical: Arc<str> = canonical.into();
         self.bytes += canonical.len();
         self.by_canonical.insert(canonical.clone(), id);
-        self.holders.add_reference(who, id, canonical.len());
-        let owner = who.clone();
+        self.holders.add_reference(principal_id, id, canonical.len());
+        let owner = principal_id.clone();
         self.slots[id.0 as usize] =
             Some(FilterEntry { canonical, owner, plan, references: 1, is_closed: false });
     }
 
-    pub(crate) fn retain(&mut self, id: FilterId, who: &Arc<str>) {
+    pub(crate) fn retain(&mut self, id: FilterId, principal_id: &Arc<str>) {
         if let Some(Some(entry)) = self.slots.get_mut(id.0 as usize) {
             entry.references += 1;
-            self.holders.add_reference(who, id, entry.canonical.len());
+            self.holders.add_reference(principal_id, id, entry.canonical.len());
         }
     }
 
     /// Removes one reference. Returns whether so many numbers are stale that the guest should be told.
-    pub(crate) fn release(&mut self, id: FilterId, who: &str) -> bool {
+    pub(crate) fn release(&mut self, id: FilterId, principal_id: &str) -> bool {
         if let Some(Some(entry)) = self.slots.get_mut(id.0 as usize)
-            && self.holders.remove_reference(who, id, entry.canonical.len())
+            && self.holders.remove_reference(principal_id, id, entry.canonical.len())
         {
             entry.references -= 1;
             if entry.references == 0
@@ -149,8 +149,8 @@ impl FilterTable {
     }
 
     /// A principal's name, shared among the filters that it holds.
-    pub(crate) fn shared_name(&self, who: &str) -> Arc<str> {
-        self.holders.name(who)
+    pub(crate) fn shared_name(&self, principal_id: &str) -> Arc<str> {
+        self.holders.name(principal_id)
     }
 
     /// The principal that added the filter, if it still holds it.
@@ -161,13 +161,13 @@ impl FilterTable {
     /// The principal whose filters use more than half of all bytes, if that is a lot: its filters fill the memory of an
     /// instance.
     pub(crate) fn dominant_holder(&self) -> Option<&Arc<str>> {
-        let (who, usage) = self.holders.largest()?;
-        (usage.bytes > self.bytes / 2 && usage.bytes > MIN_DOMINANT_BYTES).then_some(who)
+        let (principal_id, usage) = self.holders.largest()?;
+        (usage.bytes > self.bytes / 2 && usage.bytes > MIN_DOMINANT_BYTES).then_some(principal_id)
     }
 
     /// Stops evaluating the filters that a principal added, until the given time. Forgets suspensions that are over.
-    pub(crate) fn suspend(&mut self, who: &str, now: Instant, until: Instant) {
-        let ids = self.owned_by(who);
+    pub(crate) fn suspend(&mut self, principal_id: &str, now: Instant, until: Instant) {
+        let ids = self.owned_by(principal_id);
         self.suspend_filters(ids.into_iter(), now, until);
     }
 
@@ -236,10 +236,11 @@ impl FilterTable {
     }
 
     /// The filters that a principal added.
-    pub(crate) fn owned_by(&self, who: &str) -> Vec<FilterId> {
+    pub(crate) fn owned_by(&self, principal_id: &str) -> Vec<FilterId> {
         let entries = self.slots.iter().zip(0..);
-        let owned =
-            |(slot, id): (&Option<FilterEntry>, u32)| (*slot.as_ref()?.owner == *who).then_some(FilterId(id));
+        let owned = |(slot, id): (&Option<FilterEntry>, u32)| {
+            (*slot.as_ref()?.owner == *principal_id).then_some(FilterId(id))
+        };
         entries.filter_map(owned).collect()
     }
 
@@ -266,7 +267,7 @@ impl FilterTable {
 mod tests {
     use super::*;
 
-    fn who(name: &str) -> Arc<str> {
+    fn shared(name: &str) -> Arc<str> {
         name.into()
     }
 
@@ -276,7 +277,7 @@ mod tests {
 
     fn insert_for(filters: &mut FilterTable, canonical: &str, name: &str) -> Result<FilterId, QuotaExceeded> {
         let id = filters.reserve(canonical, name)?;
-        filters.insert(id, canonical, Plan::Guest, &who(name));
+        filters.insert(id, canonical, Plan::Guest, &shared(name));
         Ok(id)
     }
 
@@ -285,7 +286,7 @@ mod tests {
         let mut filters = FilterTable::default();
         let id = insert(&mut filters, "a");
         assert_eq!(filters.find("a"), Some(id));
-        filters.retain(id, &who("zed"));
+        filters.retain(id, &shared("zed"));
         filters.release(id, "acme");
         assert_eq!((filters.len(), filters.plan(id)), (1, Plan::Guest));
         assert_eq!(filters.owner(id), None, "its owner has released it");
@@ -357,7 +358,7 @@ mod tests {
         }
         // A filter that exists already needs no quota.
         let known = filters.find("1").unwrap();
-        filters.retain(known, &who("mallory"));
+        filters.retain(known, &shared("mallory"));
     }
 
     #[test]
@@ -382,8 +383,8 @@ mod tests {
         insert(&mut filters, &"a".repeat(1000));
         assert_eq!(filters.dominant_holder(), None, "too little to matter");
         insert_for(&mut filters, &"b".repeat(MAX_TOTAL_BYTES / 8), "mallory").unwrap();
-        assert_eq!(filters.dominant_holder(), Some(&who("mallory")));
+        assert_eq!(filters.dominant_holder(), Some(&shared("mallory")));
         insert(&mut filters, &"c".repeat(MAX_TOTAL_BYTES / 8));
-        assert_eq!(filters.dominant_holder(), Some(&who("acme")));
+        assert_eq!(filters.dominant_holder(), Some(&shared("acme")));
     }
 }

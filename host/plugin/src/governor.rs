@@ -137,10 +137,10 @@ impl Governor {
         self.plugin.stats()
     }
 
-    /// Returns one of the references to a filter that `who` holds. The guest is told in batches which filters are no
+    /// Returns one of the references to a filter that a principal holds. The guest is told in batches which filters are no
     /// longer used.
-    pub fn release(&mut self, id: FilterId, who: &str) {
-        if self.filters.release(id, who) {
+    pub fn release(&mut self, id: FilterId, principal_id: &str) {
+        if self.filters.release(id, principal_id) {
             self.release_stale_filters();
         }
         self.stats().set_filters(self.filters.len());
@@ -353,8 +353,8 @@ impl Governor {
                 ?pause,
                 "caller quarantined for this plugin: its requests repeatedly made the plugin fail"
             );
-            if let Blame::Principal(who) = blame {
-                self.filters.suspend(who, now, now + pause);
+            if let Blame::Principal(principal_id) = blame {
+                self.filters.suspend(principal_id, now, now + pause);
                 self.stats().record_principal_quarantine();
             }
         }

@@ -29,23 +29,25 @@ pub(crate) struct FilterHolders {
 }
 
 impl FilterHolders {
-    pub(crate) fn usage(&self, who: &str) -> FilterUsage {
-        self.by_name.get(who).map_or(FilterUsage::default(), |holder| holder.usage)
+    pub(crate) fn usage(&self, principal_id: &str) -> FilterUsage {
+        self.by_name.get(principal_id).map_or(FilterUsage::default(), |holder| holder.usage)
     }
 
     /// The shared copy of the name if there is one, or else a new one.
-    pub(crate) fn name(&self, who: &str) -> Arc<str> {
-        self.by_name.get_key_value(who).map_or_else(|| who.into(), |(name, _)| name.clone())
+    pub(crate) fn name(&self, principal_id: &str) -> Arc<str> {
+        self.by_name.get_key_value(principal_id).map_or_else(|| principal_id.into(), |(name, _)| name.clone())
     }
 
-    pub(crate) fn holds(&self, who: &str, id: FilterId) -> bool {
-        self.by_name.get(who).is_some_and(|holder| self.references.contains_key(&(id, holder.number)))
+    pub(crate) fn holds(&self, principal_id: &str, id: FilterId) -> bool {
+        self.by_name
+            .get(principal_id)
+            .is_some_and(|holder| self.references.contains_key(&(id, holder.number)))
     }
 
     /// Adds one reference to a filter whose canonical form has `bytes` bytes.
-    pub(crate) fn add_reference(&mut self, who: &Arc<str>, id: FilterId, bytes: usize) {
+    pub(crate) fn add_reference(&mut self, principal_id: &Arc<str>, id: FilterId, bytes: usize) {
         let (numbers, free) = (&mut self.numbers, &mut self.free);
-        let holder = self.by_name.entry(who.clone()).or_insert_with(|| {
+        let holder = self.by_name.entry(principal_id.clone()).or_insert_with(|| {
             let number = free.pop().unwrap_or_else(|| {
                 *numbers += 1;
                 *numbers
@@ -61,8 +63,8 @@ impl FilterHolders {
     }
 
     /// Removes one reference. Returns false if there was none.
-    pub(crate) fn remove_reference(&mut self, who: &str, id: FilterId, bytes: usize) -> bool {
-        let Some(holder) = self.by_name.get_mut(who) else { return false };
+    pub(crate) fn remove_reference(&mut self, principal_id: &str, id: FilterId, bytes: usize) -> bool {
+        let Some(holder) = self.by_name.get_mut(principal_id) else { return false };
         let Some(references) = self.references.get_mut(&(id, holder.number)) else { return false };
         *references -= 1;
         if *references == 0 {
@@ -71,7 +73,7 @@ impl FilterHolders {
             holder.usage.bytes -= bytes;
             if holder.usage.filters == 0 {
                 self.free.push(holder.number);
-                self.by_name.remove(who);
+                self.by_name.remove(principal_id);
             }
         }
         true
@@ -82,7 +84,7 @@ impl FilterHolders {
         self.by_name
             .iter()
             .max_by_key(|(_, holder)| holder.usage.bytes)
-            .map(|(who, holder)| (who, holder.usage))
+            .map(|(principal_id, holder)| (principal_id, holder.usage))
     }
 }
 
@@ -95,8 +97,8 @@ mod tests {
         let mut holders = FilterHolders::default();
         let (one, two) = (FilterId::new(1), FilterId::new(2));
         let (acme, zed): (Arc<str>, Arc<str>) = ("acme".into(), "zed".into());
-        for who in [&acme, &acme, &zed] {
-            holders.add_reference(who, one, 10);
+        for principal_id in [&acme, &acme, &zed] {
+            holders.add_reference(principal_id, one, 10);
         }
         holders.add_reference(&acme, two, 5);
         assert_eq!(holders.usage("acme"), FilterUsage { filters: 2, bytes: 15 });

@@ -39,20 +39,20 @@ impl Governor {
         }
     }
 
-    /// The hook `room`: whether a room name is valid, for a request of `who`. `Some` is the canonical name to use instead;
+    /// The hook `room`: whether a room name is valid, for a request of the principal `principal_id`. `Some` is the canonical name to use instead;
     /// the host must check it like any other name. Answers are cached for as long as the plugin allows.
     ///
     /// # Errors
     ///
     /// Fails if the plugin rejects the name, or if it cannot answer and failures are denied.
-    pub fn validate(&mut self, who: &str, room: &str) -> Result<Option<String>, Rejection> {
+    pub fn validate(&mut self, principal_id: &str, room: &str) -> Result<Option<String>, Rejection> {
         if !self.hooks().room {
             return Ok(None);
         }
         if let Some(canonical) = self.room_names.get(room, Instant::now()) {
             return Ok(canonical);
         }
-        let blame = Blame::Principal(who);
+        let blame = Blame::Principal(principal_id);
         let answer = match self.call(PluginFunction::Room, blame, |instance| instance.room(room)) {
             Ok(answer) => answer.and_then(|verdict| {
                 let canonical = verdict.canonical.filter(|canonical| canonical != room);
@@ -69,11 +69,11 @@ impl Governor {
             }),
             Err(rejection) => self.unless_allowed(rejection, None),
         };
-        self.mirror(|_| MirroredCall::Room(who.to_owned(), room.to_owned(), answer.clone()));
+        self.mirror(|_| MirroredCall::Room(principal_id.to_owned(), room.to_owned(), answer.clone()));
         answer
     }
 
-    /// The hook `subscribe`: whether `who` may join `room`, and which messages reach it. `filter` is JSON as the client
+    /// The hook `subscribe`: whether `principal` may join `room`, and which messages reach it. `filter` is JSON as the client
     /// sent it. The caller owns a reference to the filter of the grant; see [`release`](Self::release).
     ///
     /// # Errors
@@ -82,36 +82,37 @@ impl Governor {
     /// answer and failures are denied.
     pub fn authorize(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         room: &str,
         filter: Option<&str>,
         counts: Counts,
     ) -> Result<SubscriptionGrant, Rejection> {
-        let answer = self.grant(who, room, filter, counts);
+        let answer = self.grant(principal, room, filter, counts);
         let hooks = self.hooks();
         if hooks.subscribe || hooks.deliver {
             self.mirror(|this| {
                 let canonical = |id| this.filters.canonical(id).to_owned();
                 let answer = answer.clone().map(|grant| (grant.filter.map(canonical), grant.limits));
-                let (who, room, filter) = (who.clone(), room.to_owned(), filter.map(str::to_owned));
-                MirroredCall::Subscribe(Box::new(SubscribeCall { who, room, filter, counts, answer }))
+                let (principal, room, filter) =
+                    (principal.clone(), room.to_owned(), filter.map(str::to_owned));
+                MirroredCall::Subscribe(Box::new(SubscribeCall { principal, room, filter, counts, answer }))
             });
         }
         answer
     }
 
-    /// The limits that `who` would have as a member of `room`. They also apply to principals that publish without joining.
+    /// The limits that `principal` would have as a member of `room`. They also apply to principals that publish without joining.
     /// A principal that the plugin would not let in has none.
     ///
     /// # Errors
     ///
     /// Fails if the plugin cannot answer and failures are denied.
-    pub fn limits(&mut self, who: &Principal, room: &str, counts: Counts) -> Result<Limits, Rejection> {
+    pub fn limits(&mut self, principal: &Principal, room: &str, counts: Counts) -> Result<Limits, Rejection> {
         if !self.hooks().subscribe {
             return Ok(Limits::default());
         }
-        let answer = self.call(PluginFunction::Subscribe, Blame::Principal(&who.id), |instance| {
-            instance.subscribe(who, room, None, counts)
+        let answer = self.call(PluginFunction::Subscribe, Blame::Principal(&principal.id), |instance| {
+            instance.subscribe(principal, room, None, counts)
         });
         match answer {
             Ok(answer) => Ok(answer.map_or(Limits::default(), |grant| grant.limits)),
@@ -121,7 +122,7 @@ impl Governor {
 
     fn grant(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         room: &str,
         filter: Option<&str>,
         counts: Counts,
@@ -133,8 +134,8 @@ impl Governor {
         }
         let hooks = self.hooks();
         let grant = if hooks.subscribe {
-            let answer = self.call(PluginFunction::Subscribe, Blame::Principal(&who.id), |instance| {
-                instance.subscribe(who, room, filter, counts)
+            let answer = self.call(PluginFunction::Subscribe, Blame::Principal(&principal.id), |instance| {
+                instance.subscribe(principal, room, filter, counts)
             });
             match answer {
                 Ok(answer) => answer?,
@@ -153,48 +154,63 @@ impl Governor {
         if canonical.len() > MAX_FILTER_BYTES {
             return Err(filter_too_large("in the plugin's canonical form, the filter has", canonical.len()));
         }
-        let filter = self.intern(&canonical, &who.id)?;
+        let filter = self.intern(&canonical, &principal.id)?;
         Ok(SubscriptionGrant { filter, limits: grant.limits })
     }
 
-    /// The hook `publish`: what happens to a message that the principal with id `who` publishes. `event` is empty for a
+    /// The hook `publish`: what happens to a message that the principal `principal_id` publishes. `event` is empty for a
     /// message without one, and `data` is JSON.
     ///
     /// # Errors
     ///
     /// Fails if the plugin rejects the message, or if it cannot answer and failures are denied.
-    pub fn check(&mut self, who: &str, room: &str, event: &str, data: &[u8]) -> Result<Verdict, Rejection> {
+    pub fn check(
+        &mut self,
+        principal_id: &str,
+        room: &str,
+        event: &str,
+        data: &[u8],
+    ) -> Result<Verdict, Rejection> {
         if !self.hooks().publish {
             return Ok(Verdict::Pass);
         }
-        let answer = self.call(PluginFunction::Publish, Blame::Principal(who), |instance| {
-            instance.publish(who, room, event, data)
+        let answer = self.call(PluginFunction::Publish, Blame::Principal(principal_id), |instance| {
+            instance.publish(principal_id, room, event, data)
         });
         let answer = match answer {
             Ok(answer) => answer,
             Err(rejection) => self.unless_allowed(rejection, Verdict::Pass),
         };
         self.mirror(|_| {
-            MirroredCall::Publish(MirroredMessage::new(room, event, data), who.to_owned(), answer.clone())
+            MirroredCall::Publish(
+                MirroredMessage::new(room, event, data),
+                principal_id.to_owned(),
+                answer.clone(),
+            )
         });
         answer
     }
 
-    /// The number of a filter, with one more reference for `who`. The filter is compiled if it is new or was closed.
-    pub(super) fn intern(&mut self, canonical: &str, who: &str) -> Result<Option<FilterId>, Rejection> {
+    /// The number of a filter, with one more reference for the principal. The filter is compiled if it is new or was closed.
+    pub(super) fn intern(
+        &mut self,
+        canonical: &str,
+        principal_id: &str,
+    ) -> Result<Option<FilterId>, Rejection> {
         let known = self.filters.find(canonical);
-        let holder = self.filters.shared_name(who);
+        let holder = self.filters.shared_name(principal_id);
         if let Some(id) = known.filter(|id| !self.filters.is_closed(*id)) {
             self.filters.retain(id, &holder);
             return Ok(Some(id));
         }
         let id = match known {
             Some(id) => id,
-            None => {
-                self.filters.reserve(canonical, who).map_err(|exceeded| self.quota_exceeded(exceeded, who))?
-            }
+            None => self
+                .filters
+                .reserve(canonical, principal_id)
+                .map_err(|exceeded| self.quota_exceeded(exceeded, principal_id))?,
         };
-        let answer = self.call(PluginFunction::Compile, Blame::Principal(who), |instance| {
+        let answer = self.call(PluginFunction::Compile, Blame::Principal(principal_id), |instance| {
             instance.compile(id.0, canonical)
         });
         let rejection = match answer {
@@ -218,7 +234,7 @@ impl Governor {
         rejection
     }
 
-    fn quota_exceeded(&self, exceeded: QuotaExceeded, who: &str) -> Rejection {
+    fn quota_exceeded(&self, exceeded: QuotaExceeded, principal_id: &str) -> Rejection {
         let (plugin, max_bytes) = (self.name(), ByteSize(MAX_TOTAL_BYTES as u64));
         let message = match exceeded {
             QuotaExceeded::Plugin => {
@@ -227,7 +243,7 @@ impl Governor {
                 )
             }
             QuotaExceeded::Principal(usage) => format!(
-                "principal '{who}' has {} filters ({}) in plugin '{plugin}', and a principal may have only as many as it \
+                "principal '{principal_id}' has {} filters ({}) in plugin '{plugin}', and a principal may have only as many as it \
                  leaves free of {MAX_FILTERS} ({max_bytes}): unsubscribe, or use equal filters",
                 usage.filters,
                 ByteSize(usage.bytes as u64)

@@ -170,15 +170,15 @@ impl Instance {
     /// The outer error means that the call failed, and this instance must be dropped.
     pub fn subscribe(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         room: &str,
         filter: Option<&str>,
         counts: Counts,
     ) -> CallResult<Result<UncompiledGrant, Rejection>> {
-        let tags = bindings::tags(who);
+        let tags = bindings::tags(principal);
         let answer = self.call(PluginFunction::Subscribe, room, |exports, store| {
-            let who = bindings::principal(who, &tags);
-            exported(&exports.subscribe)?.call_authorize(store, who, room, filter, counts.into())
+            let principal = bindings::principal(principal, &tags);
+            exported(&exports.subscribe)?.call_authorize(store, principal, room, filter, counts.into())
         })?;
         if let Ok(subscribe::Grant { filter: Some(_), .. }) = &answer
             && self.exports.deliver.is_none()
@@ -189,7 +189,7 @@ impl Instance {
         Ok(answer.map(UncompiledGrant::from).map_err(Rejection::from))
     }
 
-    /// Calls `publish.check`: what happens to a message. `who` is a principal's id, `event` is empty for a message without
+    /// Calls `publish.check`: what happens to a message. `principal_id` is the publisher, `event` is empty for a message without
     /// one, and `data` is JSON.
     ///
     /// # Errors
@@ -197,13 +197,13 @@ impl Instance {
     /// The outer error means that the call failed, and this instance must be dropped.
     pub fn publish(
         &mut self,
-        who: &str,
+        principal_id: &str,
         room: &str,
         event: &str,
         data: &[u8],
     ) -> CallResult<Result<Verdict, Rejection>> {
         let answer = self.call(PluginFunction::Publish, room, |exports, store| {
-            exported(&exports.publish)?.call_check(store, who, room, event, data)
+            exported(&exports.publish)?.call_check(store, principal_id, room, event, data)
         })?;
         if let Ok(publish::Verdict::Replace(data)) = &answer {
             // A raw value also checks for UTF-8, and it is what the host will embed into the delivery.

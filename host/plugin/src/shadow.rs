@@ -55,7 +55,7 @@ pub(super) enum MirroredCall {
 }
 
 pub(super) struct SubscribeCall {
-    pub who: Principal,
+    pub principal: Principal,
     pub room: String,
     pub filter: Option<String>,
     pub counts: Counts,
@@ -187,25 +187,26 @@ impl Comparator {
                 let limits = |limits: &Limits| json!({ "limits": limits });
                 self.compare("connect", asked, &active, &candidate, limits);
             }
-            MirroredCall::Room(who, room, active) => {
-                let candidate = self.governor.validate(&who, &room);
+            MirroredCall::Room(principal_id, room, active) => {
+                let candidate = self.governor.validate(&principal_id, &room);
                 let name = |canonical: &Option<String>| json!(canonical.as_deref().unwrap_or(&room));
                 self.compare("room", json!({ "room": room }), &active, &candidate, name);
             }
             MirroredCall::Subscribe(call) => {
-                let SubscribeCall { who, room, filter, counts, answer } = *call;
-                let granted = self.governor.authorize(&who, &room, filter.as_deref(), counts);
+                let SubscribeCall { principal, room, filter, counts, answer } = *call;
+                let granted = self.governor.authorize(&principal, &room, filter.as_deref(), counts);
                 let candidate = granted.map(|grant| {
                     let canonical = grant.filter.map(|id| self.governor.filters.canonical(id).to_owned());
-                    grant.filter.into_iter().for_each(|id| self.governor.release(id, &who.id));
+                    grant.filter.into_iter().for_each(|id| self.governor.release(id, &principal.id));
                     (canonical, grant.limits)
                 });
-                let asked = json!({ "principal": who.id, "room": room, "filter": filter });
+                let asked = json!({ "principal": principal.id, "room": room, "filter": filter });
                 let grant = |(filter, limits): &(Option<String>, Limits)| json!({ "filter": filter, "limits": limits });
                 self.compare("subscribe", asked, &answer, &candidate, grant);
             }
-            MirroredCall::Publish(message, who, active) => {
-                let candidate = self.governor.check(&who, &message.room, &message.event, &message.data);
+            MirroredCall::Publish(message, principal_id, active) => {
+                let candidate =
+                    self.governor.check(&principal_id, &message.room, &message.event, &message.data);
                 let verdict = |verdict: &Verdict| match verdict {
                     Verdict::Pass => json!("pass"),
                     Verdict::Discard => json!("discard"),

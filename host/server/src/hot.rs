@@ -108,13 +108,13 @@ impl HistoryReplay {
             MemoryStore::new(retention, Arc::new(|_| true), &MemoryAccount::unlimited(), &Default::default());
         let room = RoomName::parse(ROOM).expect("a name");
         store.subscribe(&room);
-        let who = "acme".into();
+        let principal = "acme".into();
         let publish = || {
             let message = Message {
                 room: &room,
                 event: Some("trade"),
                 data: DATA,
-                principal: &who,
+                principal: &principal,
                 idempotency_key: None,
                 needs_member: false,
             };

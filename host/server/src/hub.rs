@@ -8,9 +8,9 @@ mod connect_authorizer;
 mod connections;
 mod fair_semaphore;
 mod flush;
-mod grant;
 mod pings;
 mod policy;
+mod publish_limiter;
 mod publish_pipeline;
 mod quotas;
 mod recent_publishers;
@@ -140,8 +140,8 @@ impl Hub {
     }
 
     /// Sets the limits that plugins gave to the latest connection of a principal.
-    pub(crate) fn set_principal_limits(&self, who: &Arc<str>, limits: &Limits) {
-        self.allowances.grant(who, limits, Instant::now());
+    pub(crate) fn set_principal_limits(&self, principal: &Arc<str>, limits: &Limits) {
+        self.allowances.set_limits(principal, limits, Instant::now());
     }
 
     /// Whether a plugin has a connect hook.

@@ -37,17 +37,17 @@ impl Governor {
 
     pub(super) fn quarantined(&self, blame: Blame<'_>, remaining: Duration) -> Rejection {
         let (seconds, plugin) = (remaining.as_secs() + 1, self.name());
-        let (who, what) = match blame {
+        let (subject, what) = match blame {
             Blame::Host => ("the host".to_owned(), "calls"),
-            Blame::Principal(who) => (format!("principal '{who}'"), "requests"),
-            Blame::HistoryReader(who) => (format!("history for principal '{who}'"), "filters"),
+            Blame::Principal(id) => (format!("principal '{id}'"), "requests"),
+            Blame::HistoryReader(id) => (format!("history for principal '{id}'"), "filters"),
             Blame::Messages { room, publisher: None } => (format!("room '{room}'"), "messages"),
-            Blame::Messages { room, publisher: Some(who) } => {
-                (format!("principal '{who}' in room '{room}'"), "messages")
+            Blame::Messages { room, publisher: Some(id) } => {
+                (format!("principal '{id}' in room '{room}'"), "messages")
             }
         };
         Rejection::failed(format!(
-            "{who} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
+            "{subject} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
              in {seconds} s"
         ))
     }

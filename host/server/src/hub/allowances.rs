@@ -2,7 +2,7 @@
 //! so that they apply to all its connections and to HTTP, and also after connecting again. Does not ask
 //! plugins.
 
-use super::grant::Grant;
+use super::publish_limiter::PublishLimiter;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -21,16 +21,16 @@ const PRINCIPALS_EVICTED_AT_ONCE: usize = MAX_PRINCIPALS / 8;
 pub(super) struct Allowances(Mutex<HashMap<Arc<str>, Allowance>>);
 
 struct Allowance {
-    grant: Grant,
+    limiter: PublishLimiter,
     used: Instant,
 }
 
 impl Allowances {
     /// Sets the limits of a principal. The limits of its latest connection apply to all its connections.
-    pub(super) fn grant(&self, who: &Arc<str>, limits: &Limits, now: Instant) {
+    pub(super) fn set_limits(&self, principal: &Arc<str>, limits: &Limits, now: Instant) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let limited = limits.publishes_per_second.is_some() || limits.message_bytes.is_some();
-        if !all.contains_key(who) {
+        if !all.contains_key(principal) {
             if !limited {
                 return;
             }
@@ -38,19 +38,22 @@ impl Allowances {
                 evict_oldest(&mut all);
             }
         }
-        let allowance = all.entry(who.clone()).or_insert(Allowance { grant: Grant::default(), used: now });
+        let allowance = all
+            .entry(principal.clone())
+            .or_insert(Allowance { limiter: PublishLimiter::default(), used: now });
         allowance.used = now;
-        allowance.grant.change(limits, now);
+        allowance.limiter.set_limits(limits, now);
     }
 
     /// Counts one message of this size, or refuses it.
-    pub(super) fn take(&self, who: &str, bytes: usize, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn take(&self, principal: &str, bytes: usize, now: Instant) -> Result<(), Refusal> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(allowance) = all.get_mut(who) else { return Ok(()) };
+        let Some(allowance) = all.get_mut(principal) else { return Ok(()) };
         allowance.used = now;
-        let too_many =
-            |after| format!("principal '{who}' publishes too many messages per second; wait {after} ms");
-        allowance.grant.take(bytes, now, too_many)
+        let too_many = |after| {
+            format!("principal '{principal}' publishes too many messages per second; wait {after} ms")
+        };
+        allowance.limiter.take(bytes, now, too_many)
     }
 }
 
@@ -74,14 +77,14 @@ mod tests {
         let code = |bytes, now| allowances.take("acme", bytes, now).err().map(|refusal| refusal.code);
         assert_eq!(code(100, now), None, "it has no limits");
         for n in 0..3 {
-            allowances.grant(&"acme".into(), &limits, now);
+            allowances.set_limits(&"acme".into(), &limits, now);
             assert_eq!(code(4, now), (n > 0).then_some(ErrorCode::RateLimited));
         }
         let later = now + Duration::from_secs(1);
         assert_eq!(code(5, later), Some(ErrorCode::MessageTooLarge));
         assert_eq!(code(4, later), None);
         for n in 0..2 * MAX_PRINCIPALS as u32 {
-            allowances.grant(&n.to_string().into(), &limits, later + n * Duration::from_millis(1));
+            allowances.set_limits(&n.to_string().into(), &limits, later + n * Duration::from_millis(1));
         }
         {
             let all = allowances.0.lock().unwrap();
@@ -93,7 +96,7 @@ mod tests {
             assert!(!all.contains_key("acme") && all.contains_key(&*(2 * MAX_PRINCIPALS - 1).to_string()));
         }
         // A principal without limits takes no space.
-        allowances.grant(&"free".into(), &Limits::default(), later);
+        allowances.set_limits(&"free".into(), &Limits::default(), later);
         assert!(!allowances.0.lock().unwrap().contains_key("free"));
     }
 }

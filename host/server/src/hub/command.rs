@@ -40,7 +40,7 @@ pub(crate) enum ShardCommand {
     Decline {
         filter: FilterId,
         /// The principal to which the filter was granted.
-        who: Arc<str>,
+        principal: Arc<str>,
     },
     Leave {
         room: RoomName,
@@ -116,7 +116,7 @@ pub(crate) struct SeatId {
 pub(crate) struct JoinRequest {
     pub room: RoomName,
     pub connection: Arc<Connection>,
-    pub who: Principal,
+    pub principal: Principal,
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
     pub since: Option<Position>,
@@ -169,7 +169,7 @@ pub(crate) struct Offer {
     /// The room's newest position when the offer was made.
     pub position: Position,
     filter: Option<FilterId>,
-    who: Arc<str>,
+    principal: Arc<str>,
     queue: Option<ShardQueue>,
 }
 
@@ -178,10 +178,10 @@ impl Offer {
         room: RoomName,
         position: Position,
         filter: Option<FilterId>,
-        who: Arc<str>,
+        principal: Arc<str>,
         queue: ShardQueue,
     ) -> Self {
-        Self { room, position, filter, who, queue: Some(queue) }
+        Self { room, position, filter, principal, queue: Some(queue) }
     }
 
     /// Accepts the offer. From here on, messages are buffered until the member finishes catching up, so that
@@ -202,7 +202,7 @@ impl Offer {
 impl Drop for Offer {
     fn drop(&mut self) {
         if let (Some(queue), Some(filter)) = (self.queue.take(), self.filter.take()) {
-            queue.send(ShardCommand::Decline { filter, who: self.who.clone() }).ok();
+            queue.send(ShardCommand::Decline { filter, principal: self.principal.clone() }).ok();
         }
     }
 }

@@ -58,7 +58,7 @@ impl Policy {
         if request.room.kind() != RoomKind::Ordinary {
             return Ok(Admission { room: request.room.clone(), filter: None, limits: Limits::default() });
         }
-        let room = self.resolve(&request.who.id, &request.room, governs)?;
+        let room = self.resolve(&request.principal.id, &request.room, governs)?;
         let Policy::Governed(governor) = self else {
             if request.filter.is_some() {
                 let message = format!("room '{}' has no plugin, so it supports no filters", &*room);
@@ -67,13 +67,13 @@ impl Policy {
             return Ok(Admission { room, filter: None, limits: Limits::default() });
         };
         let counts = counts(&room);
-        let (who, filter) = (&request.who, request.filter.as_deref());
-        let grant = governor.authorize(who, &room, filter, counts);
+        let (principal, filter) = (&request.principal, request.filter.as_deref());
+        let grant = governor.authorize(principal, &room, filter, counts);
         let grant = grant.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
         if let Some(max) = grant.limits.rooms
             && counts.of_connection >= max
         {
-            self.release(grant.filter, &who.id);
+            self.release(grant.filter, &principal.id);
             let message = format!(
                 "room '{}': its plugin allows {max} of its rooms per connection; leave one first",
                 &*room
@@ -86,7 +86,7 @@ impl Policy {
     /// The canonical name of a room, or a refusal if the room does not exist or is closed.
     pub(super) fn resolve(
         &mut self,
-        who: &str,
+        principal: &str,
         room: &RoomName,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<RoomName, Refusal> {
@@ -102,7 +102,7 @@ impl Policy {
         };
         // Even for a plugin without hooks: if it is quarantined, its rooms may be closed.
         governor.open_rooms().map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
-        let canonical = governor.validate(who, room);
+        let canonical = governor.validate(principal, room);
         let canonical = canonical.map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
         let Some(canonical) = canonical else { return Ok(room.clone()) };
         match RoomName::parse(&canonical) {
@@ -118,10 +118,10 @@ impl Policy {
         }
     }
 
-    /// Releases a filter that `who` holds.
-    pub(crate) fn release(&mut self, filter: Option<FilterId>, who: &str) {
+    /// Releases a filter that a principal holds.
+    pub(crate) fn release(&mut self, filter: Option<FilterId>, principal: &str) {
         if let (Policy::Governed(governor), Some(filter)) = (self, filter) {
-            governor.release(filter, who);
+            governor.release(filter, principal);
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) struct Proposal<'a> {
 pub(crate) struct UncheckedMessage {
     pub room: RoomName,
     /// The publisher's principal and its tier.
-    pub who: Arc<str>,
+    pub principal: Arc<str>,
     pub tier: Arc<str>,
     pub event: Option<String>,
     pub data: String,
@@ -208,15 +208,9 @@ impl PublishStep {
             let Some(data) = data else { return Ok(PublishStep::Discarded(room, None)) };
             let StoreParameters { share, key, keys, shard } = parameters;
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
-            let who = share.principal();
-            let message = Message {
-                room: &room,
-                event,
-                data: &data,
-                principal: who,
-                idempotency_key: key,
-                needs_member,
-            };
+            let principal = share.principal();
+            let message =
+                Message { room: &room, event, data: &data, principal, idempotency_key: key, needs_member };
             hub.store(message, share, *shard)
         });
         Poll::Ready(next.unwrap_or_else(PublishStep::refused))
@@ -236,7 +230,7 @@ impl PublishStep {
                 if let Some(note) = note
                     && !is_delivered
                 {
-                    hub.routes.withdraw(note);
+                    hub.routes.forget(note);
                 }
                 let Some(stored) = stored.map_err(unavailable)? else {
                     return Poll::Ready(Err(no_such_inbox(room)));
@@ -272,8 +266,8 @@ impl Hub {
     ) -> Result<PublishStep, Refusal> {
         let Publisher { keys, share, tier } = publisher;
         let Proposal { room, message: Publish { event, data, key, .. }, .. } = proposal;
-        let (who, data) = (share.principal(), data.get());
-        self.allowances.take(who, data.len(), Instant::now())?;
+        let (principal, data) = (share.principal(), data.get());
+        self.allowances.take(principal, data.len(), Instant::now())?;
         let Route { shard, governed } = self.routes.find(&room);
         if self.shards[shard].backlog.load(Ordering::Relaxed) >= MAX_SHARD_BACKLOG {
             let message = format!(
@@ -289,7 +283,7 @@ impl Hub {
         if !needs_check && !must_wait {
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(&keys, &room));
             return self.store(
-                Message { room: &room, event, data, principal: who, idempotency_key: key, needs_member },
+                Message { room: &room, event, data, principal, idempotency_key: key, needs_member },
                 share,
                 shard,
             );
@@ -302,7 +296,8 @@ impl Hub {
             return Ok(PublishStep::Waiting(Some(message), parameters));
         }
         let (reply, checked) = oneshot::channel();
-        let message = UncheckedMessage { room, who: who.clone(), tier: tier.clone(), event, data, charge };
+        let message =
+            UncheckedMessage { room, principal: principal.clone(), tier: tier.clone(), event, data, charge };
         self.shards[shard].queue.send(ShardCommand::Request(PolicyRequest::Check { message, reply })).ok();
         Ok(PublishStep::Checking(checked, parameters))
     }

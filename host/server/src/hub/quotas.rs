@@ -2,7 +2,7 @@
 //! principal and room for the whole node, so that they apply to members and others, to all connections and to
 //! HTTP, and also after leaving, joining and connecting again. Does not ask the plugin.
 
-use super::grant::Grant;
+use super::publish_limiter::PublishLimiter;
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -28,7 +28,7 @@ pub(crate) struct Quotas {
 }
 
 struct Quota {
-    grant: Grant,
+    limiter: PublishLimiter,
     /// When the plugin was asked because of a publish. `None` if the limits are those of a member.
     queried_at: Option<Instant>,
     used: Instant,
@@ -38,47 +38,47 @@ impl Quotas {
     /// Sets the limits of a member.
     pub(crate) fn set_member_limits(
         &mut self,
-        who: &Arc<str>,
+        principal: &Arc<str>,
         room: &RoomName,
         limits: &Limits,
         now: Instant,
     ) {
-        self.set(who, room, limits, None, now);
+        self.set(principal, room, limits, None, now);
     }
 
     /// Sets the limits of a publisher that may not be a member.
     pub(crate) fn set_publisher_limits(
         &mut self,
-        who: &Arc<str>,
+        principal: &Arc<str>,
         room: &RoomName,
         limits: &Limits,
         now: Instant,
     ) {
-        self.set(who, room, limits, Some(now), now);
+        self.set(principal, room, limits, Some(now), now);
     }
 
     /// Whether the limits are known, so that the plugin need not be asked.
-    pub(crate) fn are_known(&self, who: &Arc<str>, room: &RoomName, now: Instant) -> bool {
-        let quota = self.quotas.get(&(who.clone(), room.clone()));
+    pub(crate) fn are_known(&self, principal: &Arc<str>, room: &RoomName, now: Instant) -> bool {
+        let quota = self.quotas.get(&(principal.clone(), room.clone()));
         quota.is_some_and(|quota| quota.queried_at.is_none_or(|at| now.duration_since(at) < ANSWER_TTL))
     }
 
     /// Counts one message of this size, or refuses it.
     pub(crate) fn take(
         &mut self,
-        who: &Arc<str>,
+        principal: &Arc<str>,
         room: &RoomName,
         bytes: usize,
         now: Instant,
     ) -> Result<(), Refusal> {
-        let Some(quota) = self.quotas.get_mut(&(who.clone(), room.clone())) else {
+        let Some(quota) = self.quotas.get_mut(&(principal.clone(), room.clone())) else {
             let message =
                 format!("too many rooms are being published to; wait before you publish to '{}'", &**room);
             return Err(Refusal::retry(ErrorCode::RateLimited, message, REFILL_TIME.as_millis() as u64));
         };
         quota.used = now;
         let too_many = |after| format!("too many messages per second to '{}'; wait {after} ms", &**room);
-        quota.grant.take(bytes, now, too_many)
+        quota.limiter.take(bytes, now, too_many)
     }
 
     /// Makes the next publish ask the plugin again, because another version may answer differently. Keeps the
@@ -90,25 +90,28 @@ impl Quotas {
 
     fn set(
         &mut self,
-        who: &Arc<str>,
+        principal: &Arc<str>,
         room: &RoomName,
         limits: &Limits,
         queried_at: Option<Instant>,
         now: Instant,
     ) {
-        let key = (who.clone(), room.clone());
-        if !self.quotas.contains_key(&key) && !self.make_room(who, now) {
+        let key = (principal.clone(), room.clone());
+        if !self.quotas.contains_key(&key) && !self.make_room(principal, now) {
             return;
         }
-        let quota =
-            self.quotas.entry(key).or_insert(Quota { grant: Grant::default(), queried_at, used: now });
+        let quota = self.quotas.entry(key).or_insert(Quota {
+            limiter: PublishLimiter::default(),
+            queried_at,
+            used: now,
+        });
         (quota.queried_at, quota.used) = (queried_at, now);
-        quota.grant.change(limits, now);
+        quota.limiter.set_limits(limits, now);
     }
 
     /// Whether there is space for another quota. If the table is full, the principal with the most quotas
     /// loses its oldest one to other principals, and gets no more itself.
-    fn make_room(&mut self, who: &Arc<str>, now: Instant) -> bool {
+    fn make_room(&mut self, principal: &Arc<str>, now: Instant) -> bool {
         if self.quotas.len() < MAX_QUOTAS {
             return true;
         }
@@ -119,7 +122,7 @@ impl Quotas {
         let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
         self.quotas.keys().for_each(|(principal, _)| *counts.entry(principal).or_default() += 1);
         let Some((largest, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return true };
-        if largest == who {
+        if largest == principal {
             return false;
         }
         let of_largest = self.quotas.iter().filter(|((principal, _), _)| principal == largest);
@@ -144,30 +147,38 @@ mod tests {
 
     #[test]
     fn joining_again_does_not_refill_a_bucket() {
-        let (mut quotas, now, who, room) = (Quotas::default(), Instant::now(), "acme".into(), room("a"));
+        let (mut quotas, now, principal, room) =
+            (Quotas::default(), Instant::now(), "acme".into(), room("a"));
         for n in 0..10 {
-            quotas.set_member_limits(&who, &room, &ONE, now);
-            assert_eq!(code(quotas.take(&who, &room, 4, now)), (n > 0).then_some(ErrorCode::RateLimited));
-            quotas.set_publisher_limits(&who, &room, &ONE, now);
-            assert_eq!(code(quotas.take(&who, &room, 4, now)), Some(ErrorCode::RateLimited));
+            quotas.set_member_limits(&principal, &room, &ONE, now);
+            assert_eq!(
+                code(quotas.take(&principal, &room, 4, now)),
+                (n > 0).then_some(ErrorCode::RateLimited)
+            );
+            quotas.set_publisher_limits(&principal, &room, &ONE, now);
+            assert_eq!(code(quotas.take(&principal, &room, 4, now)), Some(ErrorCode::RateLimited));
         }
         let later = now + Duration::from_secs(1);
-        assert_eq!(code(quotas.take(&who, &room, 5, later)), Some(ErrorCode::MessageTooLarge));
-        assert_eq!(code(quotas.take(&who, &room, 4, later)), None);
+        assert_eq!(code(quotas.take(&principal, &room, 5, later)), Some(ErrorCode::MessageTooLarge));
+        assert_eq!(code(quotas.take(&principal, &room, 4, later)), None);
     }
 
     #[test]
     fn a_plugin_is_asked_again_after_a_while_and_when_its_version_changes() {
-        let (mut quotas, now, who, room) = (Quotas::default(), Instant::now(), "acme".into(), room("a"));
-        assert!(!quotas.are_known(&who, &room, now));
-        quotas.set_publisher_limits(&who, &room, &ONE, now);
-        assert!(quotas.are_known(&who, &room, now) && !quotas.are_known(&who, &room, now + ANSWER_TTL));
+        let (mut quotas, now, principal, room) =
+            (Quotas::default(), Instant::now(), "acme".into(), room("a"));
+        assert!(!quotas.are_known(&principal, &room, now));
+        quotas.set_publisher_limits(&principal, &room, &ONE, now);
+        assert!(
+            quotas.are_known(&principal, &room, now)
+                && !quotas.are_known(&principal, &room, now + ANSWER_TTL)
+        );
         let later = now + ANSWER_TTL / 2;
         quotas.expire_answers(later);
-        assert!(!quotas.are_known(&who, &room, later));
-        quotas.set_member_limits(&who, &room, &ONE, later);
+        assert!(!quotas.are_known(&principal, &room, later));
+        quotas.set_member_limits(&principal, &room, &ONE, later);
         quotas.expire_answers(later);
-        assert!(quotas.are_known(&who, &room, later + 10 * ANSWER_TTL));
+        assert!(quotas.are_known(&principal, &room, later + 10 * ANSWER_TTL));
     }
 
     #[test]

@@ -55,11 +55,11 @@ struct NotedMessage {
     hash: u64,
 }
 
-/// Identifies a message that was noted, so that the note can be withdrawn.
+/// Identifies a message that was noted, so that it can be forgotten.
 pub(super) struct Note {
     /// The shard of the message's room.
     pub shard: usize,
-    who: Arc<str>,
+    principal: Arc<str>,
     serial: u64,
 }
 
@@ -72,11 +72,11 @@ impl RecentPublishers {
         periods.next_serial += 1;
         let serial = periods.next_serial;
         periods.current.push(message.principal, NotedMessage { serial, hash });
-        Note { shard, who: message.principal.clone(), serial }
+        Note { shard, principal: message.principal.clone(), serial }
     }
 
     /// Forgets a message that is not delivered after all.
-    pub(super) fn withdraw(&self, note: &Note) {
+    pub(super) fn forget(&self, note: &Note) {
         let mut periods = self.lock();
         let Periods { current, previous, .. } = &mut *periods;
         if !current.remove(note) {
@@ -112,12 +112,12 @@ impl Periods {
 }
 
 impl Period {
-    fn push(&mut self, who: &Arc<str>, entry: NotedMessage) {
+    fn push(&mut self, principal: &Arc<str>, entry: NotedMessage) {
         let free = MAX_MESSAGES - self.len;
-        let entries = match self.by_principal.get_mut(who) {
+        let entries = match self.by_principal.get_mut(principal) {
             Some(entries) => entries,
             None if free == 0 => return,
-            None => self.by_principal.entry(who.clone()).or_default(),
+            None => self.by_principal.entry(principal.clone()).or_default(),
         };
         if entries.len() >= free.min(MAX_MESSAGES_PER_PRINCIPAL) {
             entries.pop_front();
@@ -128,24 +128,24 @@ impl Period {
     }
 
     fn remove(&mut self, note: &Note) -> bool {
-        let Some(entries) = self.by_principal.get_mut(&note.who) else { return false };
+        let Some(entries) = self.by_principal.get_mut(&note.principal) else { return false };
         let Ok(index) = entries.binary_search_by_key(&note.serial, |entry| entry.serial) else {
             return false;
         };
         entries.remove(index);
         self.len -= 1;
         if entries.is_empty() {
-            self.by_principal.remove(&note.who);
+            self.by_principal.remove(&note.principal);
         }
         true
     }
 
     fn find(&self, hash: u64) -> Option<&Arc<str>> {
-        let found = self.by_principal.iter().filter_map(|(who, entries)| {
+        let found = self.by_principal.iter().filter_map(|(principal, entries)| {
             let entry = entries.iter().rev().find(|entry| entry.hash == hash)?;
-            Some((entry.serial, who))
+            Some((entry.serial, principal))
         });
-        found.max_by_key(|(serial, _)| *serial).map(|(_, who)| who)
+        found.max_by_key(|(serial, _)| *serial).map(|(_, principal)| principal)
     }
 }
 
@@ -154,14 +154,14 @@ mod tests {
     use super::*;
     use switchyard_protocol::room::RoomName;
 
-    fn note(publishers: &RecentPublishers, who: &str, data: &str, now: Instant) -> Note {
+    fn note(publishers: &RecentPublishers, principal: &str, data: &str, now: Instant) -> Note {
         let room = RoomName::parse("r").unwrap();
-        let who = who.into();
+        let principal = principal.into();
         let message = Message {
             room: &room,
             event: None,
             data,
-            principal: &who,
+            principal: &principal,
             idempotency_key: None,
             needs_member: false,
         };
@@ -170,7 +170,7 @@ mod tests {
 
     fn found(publishers: &RecentPublishers, data: &str) -> Option<String> {
         let message = Publication::new("r".into(), "e".into(), 1, 0, None, data);
-        publishers.find(&message).map(|who| who.to_string())
+        publishers.find(&message).map(|principal| principal.to_string())
     }
 
     #[test]
@@ -184,9 +184,9 @@ mod tests {
         let again = note(&publishers, "zed", "1", now);
         assert_eq!(found(&publishers, "1").as_deref(), Some("zed"));
         // A duplicate of acme's message, for example, which is not delivered.
-        publishers.withdraw(&again);
+        publishers.forget(&again);
         assert_eq!(found(&publishers, "1").as_deref(), Some("acme"));
-        publishers.withdraw(&again);
+        publishers.forget(&again);
         assert_eq!(publishers.lock().current.len, 2);
     }
 
@@ -221,7 +221,7 @@ mod tests {
         let old = note(&publishers, "acme", "2", now);
         note(&publishers, "zed", "3", now + RETENTION_PERIOD);
         assert_eq!(found(&publishers, "1").as_deref(), Some("acme"));
-        publishers.withdraw(&old);
+        publishers.forget(&old);
         assert_eq!(found(&publishers, "2"), None);
         note(&publishers, "zed", "4", now + 2 * RETENTION_PERIOD);
         assert_eq!(found(&publishers, "1"), None);

@@ -102,8 +102,8 @@ impl Routes {
     }
 
     /// Forgets a message that is not delivered after all.
-    pub(super) fn withdraw(&self, note: &Note) {
-        self.governed[note.shard].publishers.withdraw(note);
+    pub(super) fn forget(&self, note: &Note) {
+        self.governed[note.shard].publishers.forget(note);
     }
 
     /// Who published a message in a room of this shard, if it was published recently and on this node.

@@ -129,7 +129,7 @@ impl Shard {
                 let request = SeatRequest { room, connection, filter, since, buffer: true };
                 self.take_seat(request, |joined| drop(reply.send(joined)));
             }
-            ShardCommand::Decline { filter, who } => self.policy.release(Some(filter), &who),
+            ShardCommand::Decline { filter, principal } => self.policy.release(Some(filter), &principal),
             ShardCommand::Leave { room, seat, reply } => {
                 self.leave(&room, seat);
                 reply.map(|reply| reply.send(()));
@@ -202,15 +202,15 @@ impl Shard {
             is_granted.store(true, Ordering::Relaxed);
         }
         if matches!(self.policy, Policy::Governed(_)) {
-            let who = &request.connection.principal;
-            self.quotas.set_member_limits(who, &admission.room, &admission.limits, Instant::now());
+            let principal = &request.connection.principal;
+            self.quotas.set_member_limits(principal, &admission.room, &admission.limits, Instant::now());
         }
         if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
             && let Some(room) = self.open_room(&admission.room)
             && room.has_member(request.connection.id)
         {
-            let (position, who) = (room.position().clone(), request.connection.principal.clone());
-            let offer = Offer::new(admission.room, position, admission.filter, who, queue);
+            let (position, principal) = (room.position().clone(), request.connection.principal.clone());
+            let offer = Offer::new(admission.room, position, admission.filter, principal, queue);
             return drop(reply.send(Ok(JoinAnswer::Offered(offer))));
         }
         let share = &request.connection.share;
@@ -280,17 +280,17 @@ impl Shard {
     /// room.
     fn take_seat(&mut self, request: SeatRequest, reply: impl FnOnce(Joined)) {
         let SeatRequest { room: name, connection, filter, since, buffer } = request;
-        let (who, share) = (connection.principal.clone(), connection.share.clone());
+        let (principal, share) = (connection.principal.clone(), connection.share.clone());
         let (index, queue) = (self.index, self.queue.upgrade());
         let (Some(room), Some(queue)) = (self.open_room(&name), queue) else {
-            return self.policy.release(filter, &who);
+            return self.policy.release(filter, &principal);
         };
         let before = room.len();
         let NewSeat { seat, recovery, progress, released_filter } =
             room.join(connection, filter, since, buffer);
         let (position, new_members) = (room.position().clone(), room.len() - before);
         share.add(MemoryKind::Sessions, new_members * SEAT_BYTES);
-        self.policy.release(released_filter, &who);
+        self.policy.release(released_filter, &principal);
         let seat = Seat::new(name, seat, index, queue);
         reply(Joined { seat, position, recovery, progress, filtered: filter.is_some() });
     }
@@ -348,11 +348,12 @@ impl Shard {
         let filter = self.open_room(&request.room).and_then(|room| room.filter_of(request.seat));
         match (filter, &mut self.policy) {
             (Some((None, _)), _) => request.filtered.passed.extend(request.messages.drain(..)),
-            (Some((Some(filter), who)), Policy::Governed(governor)) => {
+            (Some((Some(filter), principal)), Policy::Governed(governor)) => {
                 while let Some(message) = request.messages.pop_front() {
                     let (event, data) =
                         (message.event.as_deref().unwrap_or_default(), message.data().as_bytes());
-                    let (results, audience) = (&mut self.scratch.results, Audience::HistoryReader(&who));
+                    let (results, audience) =
+                        (&mut self.scratch.results, Audience::HistoryReader(&principal));
                     governor.filter(&message.room, event, data, &[filter], audience, results).ok();
                     request.filtered.lost |= results.is_lost(0);
                     if results.passes(0) {

@@ -10,7 +10,7 @@ use switchyard_protocol::{
 use switchyard_store::{Join, Membership};
 
 /// How a client wants to join a room.
-pub(super) struct JoinTerms {
+pub(super) struct JoinOptions {
     pub room: RoomName,
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
@@ -27,22 +27,22 @@ pub(super) struct PendingJoin {
 
 /// The progress of a join.
 pub(super) enum JoinState {
-    Requested(JoinTerms),
+    Requested(JoinOptions),
     /// The room's shard has been asked.
-    Asked(JoinTerms, hub::JoinReceiver),
+    Asked(JoinOptions, hub::JoinReceiver),
     /// The connection is in the room already. The change is not recorded yet.
-    Offered(JoinTerms, Offer),
+    Offered(JoinOptions, Offer),
     /// The connection has a new seat. It is not recorded yet, and the client has not been told.
-    Seated(Box<Seated>),
+    Granted(Box<GrantedJoin>),
     /// With the canonical name of the room, if the shard had named it before the join was refused.
     Refused(Refusal, Option<RoomName>),
     /// The connection is in the room. What remains is to tell the client.
-    Done(Box<Done>),
+    Completed(Box<CompletedJoin>),
 }
 
 /// A room that was joined. The client has not been told yet.
-pub(super) struct Seated {
-    pub terms: JoinTerms,
+pub(super) struct GrantedJoin {
+    pub options: JoinOptions,
     pub joined: Joined,
     pub replay: Option<Replay>,
     pub position: Position,
@@ -50,37 +50,37 @@ pub(super) struct Seated {
 }
 
 /// A room, the last epoch that the member knew, and the position after which the room continues for it.
-pub(crate) type Moved = (RoomName, Arc<str>, Position);
+pub(crate) type ReportedGap = (RoomName, Arc<str>, Position);
 
 /// What the client is told about a room that was joined.
-pub(super) struct Done {
+pub(super) struct CompletedJoin {
     pub result: reply::RoomResult,
     /// Set if messages before the position are lost to the member.
-    pub moved: Option<Moved>,
+    pub gap: Option<ReportedGap>,
     pub replay: Option<Replay>,
 }
 
-impl Seated {
+impl GrantedJoin {
     pub(super) fn room(&self) -> &RoomName {
         &self.joined.seat.room
     }
 
     /// The member keeps its own position until it has been told another one.
     fn membership(&self) -> Membership {
-        let position = self.terms.since.as_ref().unwrap_or(&self.position).clone();
-        Membership { filter: self.terms.filter.clone(), position }
+        let position = self.options.since.as_ref().unwrap_or(&self.position).clone();
+        Membership { filter: self.options.filter.clone(), position }
     }
 
     /// Set if messages before the position are lost to the member.
-    pub(super) fn moved(&self) -> Option<Moved> {
-        let since = self.terms.since.as_ref().filter(|_| self.recovered == Some(false))?;
+    pub(super) fn gap(&self) -> Option<ReportedGap> {
+        let since = self.options.since.as_ref().filter(|_| self.recovered == Some(false))?;
         Some((self.room().clone(), since.epoch.clone(), self.position.clone()))
     }
 }
 
 impl PendingJoin {
-    pub(super) fn new(terms: JoinTerms) -> Self {
-        Self { name: terms.room.to_string(), state: JoinState::Requested(terms) }
+    pub(super) fn new(options: JoinOptions) -> Self {
+        Self { name: options.room.to_string(), state: JoinState::Requested(options) }
     }
 
     /// An entry that is refused without asking the shard.
@@ -91,7 +91,7 @@ impl PendingJoin {
     /// The canonical name of the room, once the shard has answered. A join that is refused later keeps it.
     pub(super) fn room(&self) -> Option<&RoomName> {
         match &self.state {
-            JoinState::Seated(seated) => Some(seated.room()),
+            JoinState::Granted(granted) => Some(granted.room()),
             JoinState::Offered(_, offer) => Some(&offer.room),
             JoinState::Refused(_, room) => room.as_ref(),
             _ => None,
@@ -101,15 +101,15 @@ impl PendingJoin {
     /// What the store must record, if the join was granted.
     pub(super) fn record(&self) -> Option<Join> {
         match &self.state {
-            JoinState::Seated(seated) => {
-                Some(Join { room: seated.room().clone(), membership: seated.membership(), anew: true })
+            JoinState::Granted(granted) => {
+                Some(Join { room: granted.room().clone(), membership: granted.membership(), anew: true })
             }
-            JoinState::Offered(terms, offer) => {
+            JoinState::Offered(options, offer) => {
                 // Without a new position the member keeps the recorded one. If the store has none, the member
                 // joins at the room's position.
-                let anew = terms.since.is_some();
-                let position = terms.since.as_ref().unwrap_or(&offer.position).clone();
-                let membership = Membership { filter: terms.filter.clone(), position };
+                let anew = options.since.is_some();
+                let position = options.since.as_ref().unwrap_or(&offer.position).clone();
+                let membership = Membership { filter: options.filter.clone(), position };
                 Some(Join { room: offer.room.clone(), membership, anew })
             }
             _ => None,
@@ -117,11 +117,11 @@ impl PendingJoin {
     }
 
     /// Leaves the room, because the join could not be recorded. Buffered messages are dropped.
-    pub(super) async fn withdraw(self, refusal: &Refusal) -> Self {
+    pub(super) async fn cancel(self, refusal: &Refusal) -> Self {
         let room = self.room().cloned();
         let state = match self.state {
-            JoinState::Seated(seated) => {
-                seated.joined.seat.leave().await;
+            JoinState::Granted(granted) => {
+                granted.joined.seat.leave().await;
                 JoinState::Refused(refusal.clone(), room)
             }
             JoinState::Offered(..) => JoinState::Refused(refusal.clone(), room),
@@ -140,9 +140,9 @@ impl PendingJoin {
     /// What the client is told. `rejected` is the status of a room that was refused.
     pub(super) fn result(&mut self, rejected: Option<reply::RoomStatus>) -> reply::RoomResult {
         match &mut self.state {
-            JoinState::Done(done) => {
-                let nothing = reply::RoomResult::new(done.result.room.clone());
-                mem::replace(&mut done.result, nothing)
+            JoinState::Completed(join) => {
+                let nothing = reply::RoomResult::new(join.result.room.clone());
+                mem::replace(&mut join.result, nothing)
             }
             JoinState::Refused(refusal, _) => {
                 reply::RoomResult::refused(&self.name, rejected, refusal.clone())
@@ -151,16 +151,16 @@ impl PendingJoin {
         }
     }
 
-    pub(super) fn moved(&self) -> Option<&Moved> {
+    pub(super) fn gap(&self) -> Option<&ReportedGap> {
         match &self.state {
-            JoinState::Done(done) => done.moved.as_ref(),
+            JoinState::Completed(join) => join.gap.as_ref(),
             _ => None,
         }
     }
 
     pub(super) fn into_replay(self) -> Option<Replay> {
         match self.state {
-            JoinState::Done(done) => done.replay,
+            JoinState::Completed(join) => join.replay,
             _ => None,
         }
     }
@@ -195,8 +195,8 @@ mod tests {
         let recorded = |since: Option<Position>| {
             let offer =
                 Offer::new(room.clone(), position("e1", 7), None, "acme".into(), mpsc::unbounded_channel().0);
-            let terms = JoinTerms { room: room.clone(), filter: None, since };
-            let join = PendingJoin { name: room.to_string(), state: JoinState::Offered(terms, offer) };
+            let options = JoinOptions { room: room.clone(), filter: None, since };
+            let join = PendingJoin { name: room.to_string(), state: JoinState::Offered(options, offer) };
             let Join { membership, anew, .. } = join.record().expect("it was granted");
             (membership.position, anew)
         };

@@ -3,7 +3,7 @@
 
 use super::{
     client_session::rejected,
-    pending_join::{JoinTerms, PendingJoin, named_twice},
+    pending_join::{JoinOptions, PendingJoin, named_twice},
 };
 use crate::{
     hub::Seat,
@@ -152,14 +152,14 @@ impl SessionState {
 
     /// Each room is accepted or refused separately. Rooms beyond the limit are refused here.
     fn pending_joins(&self, rooms: Vec<request::RequestedRoom<'_>>) -> Vec<PendingJoin> {
-        let (mut named, mut new, held) = (HashSet::new(), 0, self.room_count());
-        let mut terms = |name: &str, terms: Result<SubscribeOptions<'_>, Refusal>| {
+        let (mut named, mut new, joined) = (HashSet::new(), 0, self.room_count());
+        let mut options = |name: &str, options: Result<SubscribeOptions<'_>, Refusal>| {
             let room = RoomName::parse(name)?;
             let known = self.resolve(&room);
             if !named.insert(known.clone().unwrap_or_else(|| room.clone())) {
                 return Err(named_twice(&room));
             }
-            let SubscribeOptions { filter, since } = terms?;
+            let SubscribeOptions { filter, since } = options?;
             if room.kind() != RoomKind::Ordinary {
                 let message = match self.resolve(&room) {
                     Some(_) => format!("room '{}' is joined automatically; do not subscribe to it", &*room),
@@ -168,15 +168,15 @@ impl SessionState {
                 return Err(Refusal::new(ErrorCode::Forbidden, message));
             }
             let limit = self.rooms_limit as usize;
-            if known.is_none() && held + new >= limit {
+            if known.is_none() && joined + new >= limit {
                 let message = format!("a connection may be in at most {limit} rooms; leave one first");
                 return Err(Refusal::new(ErrorCode::RoomLimit, message));
             }
             new += usize::from(known.is_none());
-            Ok(JoinTerms { room, filter: filter.map(Into::into), since })
+            Ok(JoinOptions { room, filter: filter.map(Into::into), since })
         };
-        let mut pending = |wanted: request::RequestedRoom<'_>| match terms(&wanted.room, wanted.options) {
-            Ok(terms) => PendingJoin::new(terms),
+        let mut pending = |wanted: request::RequestedRoom<'_>| match options(&wanted.room, wanted.options) {
+            Ok(options) => PendingJoin::new(options),
             Err(refusal) => PendingJoin::refused(&wanted.room, refusal),
         };
         rooms.into_iter().map(&mut pending).collect()
@@ -221,7 +221,7 @@ impl SessionState {
     }
 
     /// Keeps a seat. It replaces an earlier one in the same room.
-    pub(super) fn hold(&mut self, requested: &RoomName, seat: Seat) {
+    pub(super) fn keep_seat(&mut self, requested: &RoomName, seat: Seat) {
         let room = seat.room.clone();
         // No client needs many names for its rooms, so names beyond the limit are not remembered.
         if room != *requested && self.aliases.len() <= 2 * self.rooms_limit as usize {

@@ -42,8 +42,8 @@ struct Source {
 }
 
 impl Source {
-    fn new(hub: &Hub, who: &str) -> Self {
-        Self { share: hub.memory.share(&who.into()), tier: "default".into() }
+    fn new(hub: &Hub, principal: &str) -> Self {
+        Self { share: hub.memory.share(&principal.into()), tier: "default".into() }
     }
 
     fn publisher(&self) -> Publisher<'_> {
@@ -122,7 +122,7 @@ async fn the_number_and_the_bytes_of_messages_in_flight_are_limited() {
 #[tokio::test]
 async fn messages_that_are_not_delivered_displace_no_publisher() {
     let hub = hub().await;
-    let [acme, mallory] = ["acme", "mallory"].map(|who| Source::new(&hub, who));
+    let [acme, mallory] = ["acme", "mallory"].map(|principal| Source::new(&hub, principal));
     acme.publish(&hub, "g:a", r#""poison""#, None).await.unwrap();
     mallory.publish(&hub, "g:a", "1", Some("key")).await.unwrap();
     for _ in 0..2 * recent_publishers::MAX_MESSAGES_PER_PRINCIPAL {

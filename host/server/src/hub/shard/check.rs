@@ -13,28 +13,29 @@ impl Shard {
     /// Decides whether a message may be published, to which room and with which data. The limits that the
     /// plugin gives to members apply to all publishers.
     pub(super) fn check(&mut self, message: UncheckedMessage) -> Result<CheckedMessage, Refusal> {
-        let UncheckedMessage { room, who, tier, event, data, mut charge } = message;
+        let UncheckedMessage { room, principal, tier, event, data, mut charge } = message;
         let (routes, index) = (&self.routes, self.index);
-        let room = self.policy.resolve(&who, &room, |room| routes.shard(room) == index)?;
+        let room = self.policy.resolve(&principal, &room, |room| routes.shard(room) == index)?;
         let Policy::Governed(governor) = &mut self.policy else {
             return Ok(CheckedMessage { room, event, data: Some(data), charge });
         };
         if governor.plugin().info().hooks.subscribe {
             let now = Instant::now();
-            if !self.quotas.are_known(&who, &room, now) {
+            if !self.quotas.are_known(&principal, &room, now) {
                 let in_room = match self.rooms.get(&room) {
                     Some(RoomEntry::Open(room, _)) => room.len() as u32,
                     Some(RoomEntry::Opening(..)) | None => 0,
                 };
                 // The publisher is treated as a member that is in no other room.
                 let counts = Counts { in_room, ..Counts::default() };
-                let limits = governor.limits(&Policy::principal(&who, &tier), &room, counts);
+                let limits = governor.limits(&Policy::principal(&principal, &tier), &room, counts);
                 let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
-                self.quotas.set_publisher_limits(&who, &room, &limits, now);
+                self.quotas.set_publisher_limits(&principal, &room, &limits, now);
             }
-            self.quotas.take(&who, &room, data.len(), now)?;
+            self.quotas.take(&principal, &room, data.len(), now)?;
         }
-        let verdict = governor.check(&who, &room, event.as_deref().unwrap_or_default(), data.as_bytes());
+        let verdict =
+            governor.check(&principal, &room, event.as_deref().unwrap_or_default(), data.as_bytes());
         let data = match verdict.map_err(|refusal| wire_refusal(PluginFunction::Publish, refusal))? {
             Verdict::Pass => Some(data),
             Verdict::Discard => None,

@@ -41,18 +41,20 @@ struct Pauses {
 
 impl Pauses {
     /// Records that a principal had a turn.
-    fn record_turn(&mut self, who: Arc<str>, began: Instant, now: Instant) {
+    fn record_turn(&mut self, principal: Arc<str>, began: Instant, now: Instant) {
         let uses = |other: &Option<(Arc<str>, Instant)>| {
-            other.as_ref().is_some_and(|(other, at)| *other != who && now.duration_since(*at) < USE_PERIOD)
+            other
+                .as_ref()
+                .is_some_and(|(other, at)| *other != principal && now.duration_since(*at) < USE_PERIOD)
         };
         let took = now.duration_since(began);
         if took > TURN_DURATION * 2 && (uses(&self.last) || uses(&self.previous)) {
-            self.until.insert(who.clone(), now + took * PAUSE_FACTOR);
+            self.until.insert(principal.clone(), now + took * PAUSE_FACTOR);
         }
-        if self.last.as_ref().is_some_and(|(last, _)| *last != who) {
+        if self.last.as_ref().is_some_and(|(last, _)| *last != principal) {
             self.previous = self.last.take();
         }
-        self.last = Some((who, now));
+        self.last = Some((principal, now));
     }
 
     /// Ends pauses that are over, and returns when the next one ends.
@@ -69,8 +71,8 @@ impl PendingCommands {
     fn idle_until(&mut self, now: Instant) -> Option<Option<Instant>> {
         let due = self.pauses.end_due(now);
         let pausing = &self.pauses.until;
-        let is_idle =
-            self.immediate.is_empty() && self.requests.principals().all(|who| pausing.contains_key(who));
+        let is_idle = self.immediate.is_empty()
+            && self.requests.principals().all(|principal| pausing.contains_key(principal));
         is_idle.then(|| due.filter(|_| !self.requests.is_empty()))
     }
 }
@@ -97,7 +99,7 @@ impl Shard {
             for command in batch.drain(..).chain(queued).take(MAX_SORTED_COMMANDS) {
                 match command {
                     ShardCommand::Request(request) => match self.principal_of(&request) {
-                        Some(who) => pending.requests.push(who, request),
+                        Some(principal) => pending.requests.push(principal, request),
                         // The seat is gone, so the answer needs no call.
                         None => pending.immediate.push_back(ShardCommand::Request(request)),
                     },
@@ -113,7 +115,7 @@ impl Shard {
             }
             let began = Instant::now();
             let PendingCommands { requests, pauses, .. } = &mut pending;
-            let is_eligible = |who: &Arc<str>| !pauses.until.contains_key(who);
+            let is_eligible = |principal: &Arc<str>| !pauses.until.contains_key(principal);
             let served = requests.serve_next_where(is_eligible, |request| {
                 match self.answer(request, Some(began + TURN_DURATION)) {
                     Some(rest) => TurnStep::EndWithRest(rest),
@@ -121,8 +123,8 @@ impl Shard {
                     None => TurnStep::End,
                 }
             });
-            if let Some(who) = served {
-                pauses.record_turn(who, began, Instant::now());
+            if let Some(principal) = served {
+                pauses.record_turn(principal, began, Instant::now());
             }
             // Before anybody is told the result.
             self.update_publishers();
@@ -135,9 +137,9 @@ impl Shard {
     fn principal_of(&mut self, request: &PolicyRequest) -> Option<Arc<str>> {
         match request {
             PolicyRequest::Join { request, .. } => Some(request.connection.principal.clone()),
-            PolicyRequest::Check { message, .. } => Some(message.who.clone()),
+            PolicyRequest::Check { message, .. } => Some(message.principal.clone()),
             PolicyRequest::FilterHistory(HistoryFilterRequest { room, seat, .. }) => {
-                self.open_room(room)?.filter_of(*seat).map(|(_, who)| who)
+                self.open_room(room)?.filter_of(*seat).map(|(_, principal)| principal)
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     key::Key,
     session::{
         Heartbeat,
-        pending_join::{JoinState, JoinTerms, PendingJoin},
+        pending_join::{JoinOptions, JoinState, PendingJoin},
         state::SessionState,
         unauthenticated::{Authenticated, Rejected},
     },
@@ -151,8 +151,8 @@ impl ClientSession {
         }
         let reserved = self.connection.outbox.reserve();
         let rooms = [RoomName::broadcast(), self.state.inbox.clone()];
-        let terms = |room| JoinTerms { room, filter: None, since: None };
-        let asked = rooms.map(|room| self.request_join(PendingJoin::new(terms(room)), false));
+        let options = |room| JoinOptions { room, filter: None, since: None };
+        let asked = rooms.map(|room| self.request_join(PendingJoin::new(options(room)), false));
         let mut joins = vec![];
         for join in asked {
             let join = self.await_join(join, None).await;
@@ -186,7 +186,7 @@ impl ClientSession {
                 RoomKind::Broadcast | RoomKind::Inbox => Ok(()),
             };
             let join = match may {
-                Ok(()) => PendingJoin::new(JoinTerms { room: room.clone(), filter, since: Some(position) }),
+                Ok(()) => PendingJoin::new(JoinOptions { room: room.clone(), filter, since: Some(position) }),
                 Err(refusal) => PendingJoin::refused(&room, refusal),
             };
             asked.push((room, self.request_join(join, false)));
@@ -198,7 +198,7 @@ impl ClientSession {
         for (room, join) in answered {
             match &join.state {
                 // The plugin may have another canonical name for the room by now.
-                JoinState::Seated(seated) if *seated.room() != room => {
+                JoinState::Granted(granted) if *granted.room() != room => {
                     renamed.extend(join.record());
                     left.push(room.clone());
                 }
@@ -224,7 +224,7 @@ impl ClientSession {
         };
         let frame = self.connected(id, true, joins.iter_mut().map(&mut result).collect());
         self.connection.outbox.fill(reserved, frame.into());
-        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::moved));
+        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::gap));
         self.start_replays(joins);
         Ok(())
     }

@@ -4,7 +4,9 @@
 use super::ClientSession;
 use crate::{
     hub::{self, JoinAnswer, JoinRequest, Joined, Policy, Recovered, Recovery, Replay, ReplayTurns},
-    session::pending_join::{Done, JoinState, JoinTerms, PendingJoin, Seated, clip, named_twice},
+    session::pending_join::{
+        CompletedJoin, GrantedJoin, JoinOptions, JoinState, PendingJoin, clip, named_twice,
+    },
 };
 use futures_util::future::join_all;
 use std::{
@@ -61,7 +63,7 @@ impl ClientSession {
             .outbox
             .answer(reply::encode("subscribed", id, reply::RoomResults { results }).into())
             .await;
-        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::moved));
+        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::gap));
         self.start_replays(joins);
     }
 
@@ -69,28 +71,28 @@ impl ClientSession {
     /// message is delivered before the client is told, and if the connection is in the room already, nothing
     /// changes yet.
     pub(super) fn request_join(&self, join: PendingJoin, is_provisional: bool) -> PendingJoin {
-        let JoinState::Requested(terms) = join.state else { return join };
+        let JoinState::Requested(options) = join.state else { return join };
         let answer = self.services.hub.join(JoinRequest {
-            room: terms.room.clone(),
+            room: options.room.clone(),
             connection: self.connection.clone(),
-            who: Policy::principal(&self.key.principal, &self.key.tier),
-            filter: terms.filter.clone(),
-            since: terms.since.clone(),
+            principal: Policy::principal(&self.key.principal, &self.key.tier),
+            filter: options.filter.clone(),
+            since: options.since.clone(),
             buffer: is_provisional,
             offer: is_provisional,
         });
-        PendingJoin { name: join.name, state: JoinState::Asked(terms, answer) }
+        PendingJoin { name: join.name, state: JoinState::Asked(options, answer) }
     }
 
     /// Waits for the shard's answer, and for the log if the room was joined with a position.
     pub(super) async fn await_join(&self, join: PendingJoin, until: Option<Instant>) -> PendingJoin {
-        let JoinState::Asked(terms, answer) = join.state else { return join };
+        let JoinState::Asked(options, answer) = join.state else { return join };
         let state = match answer.receive(until).await {
-            Ok(JoinAnswer::Offered(offer)) => JoinState::Offered(terms, offer),
+            Ok(JoinAnswer::Offered(offer)) => JoinState::Offered(options, offer),
             Ok(JoinAnswer::Joined(joined)) => {
                 let room = joined.seat.room.clone();
-                match within(until, self.prepare_recovery(terms, joined)).await {
-                    Ok(seated) => JoinState::Seated(Box::new(seated)),
+                match within(until, self.prepare_recovery(options, joined)).await {
+                    Ok(granted) => JoinState::Granted(Box::new(granted)),
                     Err(refusal) => JoinState::Refused(refusal, Some(room)),
                 }
             }
@@ -104,17 +106,17 @@ impl ClientSession {
         let records = joins.iter().filter_map(PendingJoin::record).collect();
         let recorded = timeout_at(until, self.services.hub.record_joins(&self.connection, records)).await;
         if let Err(refusal) = recorded.unwrap_or_else(|_| Err(hub::store_unavailable())) {
-            let mut withdrawn = Vec::with_capacity(joins.len());
+            let mut cancelled = Vec::with_capacity(joins.len());
             for join in joins {
-                withdrawn.push(join.withdraw(&refusal).await);
+                cancelled.push(join.cancel(&refusal).await);
             }
-            joins = withdrawn;
+            joins = cancelled;
         }
         joins
     }
 
     /// Finds out from the log whether everything after the client's position can be replayed.
-    async fn prepare_recovery(&self, terms: JoinTerms, joined: Joined) -> Result<Seated, Refusal> {
+    async fn prepare_recovery(&self, options: JoinOptions, joined: Joined) -> Result<GrantedJoin, Refusal> {
         let mut recovered = (joined.recovery == Recovery::Complete).then_some(true);
         let (mut position, mut replay) = (joined.position.clone(), None);
         if let Some(progress) = &joined.progress {
@@ -122,47 +124,50 @@ impl ClientSession {
             let (mut prepared, found) = prepared.map_err(hub::unavailable)?;
             if let Some(Recovered { is_complete, position: at }) = found {
                 if !is_complete {
-                    prepared.skip_missed(terms.since.is_some());
+                    prepared.skip_missed(options.since.is_some());
                 }
                 (recovered, position) = (Some(is_complete), at);
             }
             replay = Some(prepared);
         }
         // A replay that continues from an earlier join is not part of this answer.
-        let recovered = recovered.filter(|_| terms.since.is_some());
-        Ok(Seated { terms, joined, replay, position, recovered })
+        let recovered = recovered.filter(|_| options.since.is_some());
+        Ok(GrantedJoin { options, joined, replay, position, recovered })
     }
 
     /// Takes over a seat that was recorded: from here on, the connection is in the room. `None` if the log
     /// cannot be read or the node is stopping.
     pub(super) async fn complete_join(&mut self, join: PendingJoin, kind: AnswerKind) -> Option<PendingJoin> {
         let PendingJoin { name, state } = join;
-        let seated = match state {
-            JoinState::Seated(seated) => *seated,
-            JoinState::Offered(terms, offer) => {
+        let granted = match state {
+            JoinState::Granted(granted) => *granted,
+            JoinState::Offered(options, offer) => {
                 self.stop_replay(&offer.room).await;
-                let joined = offer.accept(self.connection.clone(), terms.since.clone()).await?;
-                self.prepare_recovery(terms, joined).await.ok()?
+                let joined = offer.accept(self.connection.clone(), options.since.clone()).await?;
+                self.prepare_recovery(options, joined).await.ok()?
             }
             state => return Some(PendingJoin { name, state }),
         };
         // The connection may be in the room already, perhaps under another name.
-        self.stop_replay(seated.room()).await;
-        let moved = seated.moved();
-        let Seated { terms, joined, replay, position, recovered } = seated;
+        self.stop_replay(granted.room()).await;
+        let gap = granted.gap();
+        let GrantedJoin { options, joined, replay, position, recovered } = granted;
         let room = joined.seat.room.clone();
-        self.state.hold(&terms.room, joined.seat);
-        let filter = terms.filter.filter(|_| kind == AnswerKind::Resumed);
+        self.state.keep_seat(&options.room, joined.seat);
+        let filter = options.filter.filter(|_| kind == AnswerKind::Resumed);
         let result = reply::RoomResult {
             status: (kind == AnswerKind::Subscribed).then_some(reply::RoomStatus::Subscribed),
-            requested: (room != terms.room).then(|| terms.room.to_string()),
+            requested: (room != options.room).then(|| options.room.to_string()),
             epoch: Some(position.epoch),
             offset: Some(position.offset),
             recovered,
             filter: filter.and_then(|filter| serde_json::from_str(&filter).ok()),
             ..reply::RoomResult::new(room.shared())
         };
-        Some(PendingJoin { name, state: JoinState::Done(Box::new(Done { result, moved, replay })) })
+        Some(PendingJoin {
+            name,
+            state: JoinState::Completed(Box::new(CompletedJoin { result, gap, replay })),
+        })
     }
 
     /// Starts the replays. They run in tasks of their own and end with the outbox.
@@ -275,7 +280,7 @@ pub(in crate::session) fn rejected(room: &str, refusal: Refusal) -> reply::RoomR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hub::Offer, session::pending_join::JoinTerms};
+    use crate::{hub::Offer, session::pending_join::JoinOptions};
     use switchyard_protocol::Position;
     use tokio::sync::mpsc;
 
@@ -288,8 +293,8 @@ mod tests {
         let (queue, _commands) = mpsc::unbounded_channel();
         let position = Position { epoch: "e".into(), offset: 3 };
         let offer = Offer::new(room.clone(), position, None, "acme".into(), queue);
-        let terms = JoinTerms { room: room.clone(), filter: None, since: None };
-        let mut joins = [("CURVE:ethereum", failed), ("curve:ethereum", JoinState::Offered(terms, offer))]
+        let options = JoinOptions { room: room.clone(), filter: None, since: None };
+        let mut joins = [("CURVE:ethereum", failed), ("curve:ethereum", JoinState::Offered(options, offer))]
             .map(|(name, state)| PendingJoin { name: name.to_owned(), state });
         refuse_duplicates(&mut joins);
         let codes = joins.each_ref().map(|join| join.refusal().map(|refusal| refusal.code));

@@ -1,4 +1,4 @@
-//! The limits of one publisher: bytes per message and messages per second. Does not know whose they are.
+//! Limits one publisher: bytes per message and messages per second. Does not know whose limits they are.
 
 use crate::limits::{Rate, TokenBucket};
 use std::time::Instant;
@@ -7,14 +7,14 @@ use switchyard_protocol::{ErrorCode, Refusal};
 
 /// The limits of one publisher, and how much of them is used.
 #[derive(Default)]
-pub(super) struct Grant {
+pub(super) struct PublishLimiter {
     message_bytes: Option<u32>,
     bucket: Option<TokenBucket>,
 }
 
-impl Grant {
-    /// Changes the limits. What was used under the old ones still counts.
-    pub(super) fn change(&mut self, limits: &Limits, now: Instant) {
+impl PublishLimiter {
+    /// Sets the limits. What was used under the old ones still counts.
+    pub(super) fn set_limits(&mut self, limits: &Limits, now: Instant) {
         self.message_bytes = limits.message_bytes;
         match (&mut self.bucket, limits.publishes_per_second.map(Rate::per_second)) {
             (Some(bucket), Some(rate)) => bucket.set_rate(rate),
