@@ -3,7 +3,8 @@
 use super::hook_types::clip;
 use wasmtime::{Error, WasmBacktrace};
 
-/// Maximum length of a function name, in bytes. Names of generic functions are long, and their beginning is enough.
+/// Maximum length of a function name, in bytes. Names of generic functions are long, and their beginning is
+/// enough.
 const MAX_NAME_BYTES: usize = 120;
 
 /// How often a function must appear in a trace to count as recursion.

@@ -1,4 +1,5 @@
-//! The bindings that wasmtime generates from the contract, and conversions between their types and the host's own.
+//! The bindings that wasmtime generates from the contract, and conversions between their types and the host's
+//! own.
 
 use super::filters::Plan;
 use super::hook_types::{

@@ -1,16 +1,17 @@
-//! Who is responsible for a plugin's failures. Whoever sends what the plugin cannot handle has a circuit breaker of its
-//! own, and is quarantined before the plugin itself is. The plugin's own breaker is in `governor.rs`.
+//! Who is responsible for a plugin's failures. Whoever sends what the plugin cannot handle has a circuit
+//! breaker of its own, and is quarantined before the plugin itself is. The plugin's own breaker is in
+//! `governor.rs`.
 //!
-//! When filters cannot be evaluated for a message, the message or a filter may be the cause. What is known decides who
-//! is blamed (`deliver.rs`):
+//! When filters cannot be evaluated for a message, the message or a filter may be the cause. What is known
+//! decides who is blamed (`deliver.rs`):
 //!
 //! - The message passes the filters of some principals, and the call fails with those of others: the latter.
 //! - The call fails with the filters of each of several principals: the publisher of the message.
-//! - Everything else, such as a room with filters of a single principal: the messages of this publisher in this room.
-//!   Other publishers' messages and other rooms are not affected. If messages of several publishers fail on the same
-//!   filters of a room, these filters are suspended, and nothing else.
-//! - The publisher is not known, because it is connected to another node: the messages of all such publishers in this
-//!   room.
+//! - Everything else, such as a room with filters of a single principal: the messages of this publisher in
+//!   this room. Other publishers' messages and other rooms are not affected. If messages of several
+//!   publishers fail on the same filters of a room, these filters are suspended, and nothing else.
+//! - The publisher is not known, because it is connected to another node: the messages of all such publishers
+//!   in this room.
 
 use super::breaker::{Breaker, FailureOrigin};
 use std::borrow::Cow;
@@ -26,12 +27,13 @@ const MAX_BREAKERS: usize = 1024;
 pub(crate) enum Blame<'a> {
     /// The host itself: calls that serve everybody.
     Host,
-    /// A principal: its request to connect, join or publish, or a message or filter that is known to be its own.
+    /// A principal: its request to connect, join or publish, or a message or filter that is known to be its
+    /// own.
     Principal(&'a str),
     /// A principal that reads history. The messages are those of others, so only this principal is affected.
     HistoryReader(&'a str),
-    /// The messages of one publisher in one room, or those of all publishers that are not known. Only these messages
-    /// are affected.
+    /// The messages of one publisher in one room, or those of all publishers that are not known. Only these
+    /// messages are affected.
     Messages { room: &'a str, publisher: Option<&'a str> },
 }
 
@@ -53,7 +55,8 @@ fn messages_key(room: &str, publisher: Option<&str>) -> String {
 }
 
 impl BlameBreakers {
-    /// Whether messages in this room have made the plugin fail recently. Only then does it matter who published one.
+    /// Whether messages in this room have made the plugin fail recently. Only then does it matter who
+    /// published one.
     pub(crate) fn suspects_messages_in(&self, room: &str) -> bool {
         let is_in_room = |key: &str| key.split_once(' ').is_some_and(|(name, _)| name == room);
         !self.messages.is_empty() && self.messages.keys().any(|key| is_in_room(key))
@@ -84,8 +87,8 @@ impl BlameBreakers {
         find_or_add(breakers, &name, now).record_failure(now, FailureOrigin::Host)
     }
 
-    /// Records that filters of a room failed on a message. If messages of several publishers did so, returns for how
-    /// long the filters must be suspended.
+    /// Records that filters of a room failed on a message. If messages of several publishers did so, returns
+    /// for how long the filters must be suspended.
     pub(crate) fn record_filter_failure(
         &mut self,
         room: &str,

@@ -1,11 +1,11 @@
-//! A circuit breaker: stops calls for a while after repeated failures. There is one for each plugin, and one for
-//! everybody who makes a plugin fail (`blame.rs`).
+//! A circuit breaker: stops calls for a while after repeated failures. There is one for each plugin, and one
+//! for everybody who makes a plugin fail (`blame.rs`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// This many failures within [`FAILURE_WINDOW`] open the breaker. A failure costs its shard up to one call's budget, so
-/// with the default budget at most half a percent of its time.
+/// This many failures within [`FAILURE_WINDOW`] open the breaker. A failure costs its shard up to one call's
+/// budget, so with the default budget at most half a percent of its time.
 const FAILURE_THRESHOLD: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_secs(10);
 
@@ -80,7 +80,8 @@ impl Breaker {
 
     /// Records a failure. If it opens the breaker, returns for how long.
     pub(crate) fn record_failure(&mut self, now: Instant, origin: FailureOrigin) -> Option<Duration> {
-        // After a long time without failures, the pause starts at its minimum again. Otherwise it keeps doubling.
+        // After a long time without failures, the pause starts at its minimum again. Otherwise it keeps
+        // doubling.
         if self.is_healthy(now) {
             self.pause = FIRST_PAUSE;
         }

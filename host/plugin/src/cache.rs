@@ -1,7 +1,8 @@
-//! Compiled plugins on disk, so that the next start need not compile them: `[cache]`, a private folder of this node.
+//! Compiled plugins on disk, so that the next start need not compile them: `[cache]`, a private folder of
+//! this node.
 //!
-//! The files contain machine code that the node runs. Therefore nobody else may be able to write to the folder, and any
-//! file that is not exactly what this node wrote is ignored, and compiled again.
+//! The files contain machine code that the node runs. Therefore nobody else may be able to write to the
+//! folder, and any file that is not exactly what this node wrote is ignored, and compiled again.
 
 use super::engine::compilation_failed;
 use super::load::LoadErrorKind;
@@ -18,7 +19,8 @@ use std::{
 };
 use wasmtime::{Engine, component::Component};
 
-/// Maximum number of compiled plugins in the folder, of some hundred KiB each. The least recently used ones are deleted.
+/// Maximum number of compiled plugins in the folder, of some hundred KiB each. The least recently used ones
+/// are deleted.
 const MAX_ARTEFACTS: usize = 64;
 
 /// Length of the SHA-256 at the beginning of each file, in bytes.
@@ -36,8 +38,8 @@ pub struct CacheConfig {
 }
 
 impl CacheConfig {
-    /// Opens the cache, and creates its folder if necessary. `None` if none is configured, or if the folder cannot be
-    /// written to: then plugins are compiled at each start, and a warning is logged. Blocks.
+    /// Opens the cache, and creates its folder if necessary. `None` if none is configured, or if the folder
+    /// cannot be written to: then plugins are compiled at each start, and a warning is logged. Blocks.
     ///
     /// # Errors
     ///
@@ -55,8 +57,8 @@ impl CacheConfig {
         }
     }
 
-    /// Checks whether [`open`](Self::open) would fail, as far as that can be found out without creating anything, and by
-    /// any user. Blocks.
+    /// Checks whether [`open`](Self::open) would fail, as far as that can be found out without creating
+    /// anything, and by any user. Blocks.
     ///
     /// # Errors
     ///
@@ -117,7 +119,8 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// Fails if the folder cannot be written to, or if other users could write to it: this node would run their code.
+    /// Fails if the folder cannot be written to, or if other users could write to it: this node would run
+    /// their code.
     pub fn open(folder: &Path) -> Result<Self, CacheError> {
         // An existing folder is checked first, whether or not it can be written to.
         if let Ok(metadata) = fs::metadata(folder) {
@@ -167,7 +170,8 @@ impl Cache {
         let mut bytes = vec![];
         file.read_to_end(&mut bytes).ok()?;
         let (found, artefact) = bytes.split_at_checked(CHECKSUM_BYTES)?;
-        // The folder may have been replaced since it was checked. But no other user can create files of this user.
+        // The folder may have been replaced since it was checked. But no other user can create files of this
+        // user.
         let is_ours = metadata.uid() == self.owner && metadata.mode() & WRITABLE_BY_OTHERS == 0;
         if !is_ours || found != checksum(key, artefact) {
             tracing::warn!(
@@ -284,10 +288,10 @@ impl Hasher for Sha256Hasher {
               own child process or from the node's private folder"
 )]
 pub(super) fn deserialize(engine: &Engine, artefact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the artefact is what this program compiled. Either `Compiler::compile` returned it just now: from this
-    // process, or from a child process of the same program through a pipe that nobody else can write to. Or
-    // `Cache::read` has checked that the file belongs to this user, that nobody else can write to it, and that its
-    // checksum matches. Wasmtime itself checks that it was compiled for this engine.
+    // SAFETY: the artefact is what this program compiled. Either `Compiler::compile` returned it just now:
+    // from this process, or from a child process of the same program through a pipe that nobody else can
+    // write to. Or `Cache::read` has checked that the file belongs to this user, that nobody else can write
+    // to it, and that its checksum matches. Wasmtime itself checks that it was compiled for this engine.
     unsafe { Component::deserialize(engine, artefact) }
 }
 

@@ -1,6 +1,6 @@
-//! Compiling plugins, in a child process with limits on memory and time, which ends when nobody waits for it any more.
-//! The machine code that it returns is run by this node. It can be trusted because the child runs this very program, and
-//! nobody else can write to the pipe.
+//! Compiling plugins, in a child process with limits on memory and time, which ends when nobody waits for it
+//! any more. The machine code that it returns is run by this node. It can be trusted because the child runs
+//! this very program, and nobody else can write to the pipe.
 
 use super::contract;
 use super::engine;
@@ -23,7 +23,8 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// Limits of one compilation. A plugin with a JavaScript engine takes 400 MB and ten seconds of processor time.
 const MAX_MEMORY_BYTES: u64 = 1 << 30;
 const MAX_CPU_TIME: Duration = Duration::from_secs(60);
-/// Maximum duration of one compilation in a child process. A client that waits for one must wait at least as long.
+/// Maximum duration of one compilation in a child process. A client that waits for one must wait at least as
+/// long.
 pub const MAX_COMPILE_TIME: Duration = Duration::from_secs(180);
 
 /// Address space on top of that memory: for the program, stacks, and what allocators reserve for each thread.
@@ -43,7 +44,8 @@ const EXIT_NO_THREAD: u8 = 5;
 /// Where plugins are compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compiler {
-    /// In this process, without limits: for plugin authors, and for tests, whose program cannot be started as a compiler.
+    /// In this process, without limits: for plugin authors, and for tests, whose program cannot be started as
+    /// a compiler.
     #[default]
     InProcess,
     /// In a child process for each plugin, with limits.
@@ -106,7 +108,8 @@ impl Compilation {
 }
 
 impl Compiler {
-    /// Compiles a file that has passed [`check_file`](contract::check_file) to machine code for `engine`. Blocks.
+    /// Compiles a file that has passed [`check_file`](contract::check_file) to machine code for `engine`.
+    /// Blocks.
     pub(super) fn compile(
         self,
         engine: &wasmtime::Engine,
@@ -232,8 +235,8 @@ impl CompilerResponse {
     }
 }
 
-/// The whole life of the process that [`Compiler::ChildProcess`] starts: compiles the file on standard input, writes the
-/// result to standard output, and exits.
+/// The whole life of the process that [`Compiler::ChildProcess`] starts: compiles the file on standard input,
+/// writes the result to standard output, and exits.
 pub fn compile_for_parent() -> ExitCode {
     match limit_resources().and_then(|()| serve_request()) {
         Ok(()) => ExitCode::SUCCESS,

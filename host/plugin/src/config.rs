@@ -1,4 +1,5 @@
-//! The configuration of one plugin, `[[plugin]]`: its file, its rooms and its budget; and loading what it names.
+//! The configuration of one plugin, `[[plugin]]`: its file, its rooms and its budget; and loading what it
+//! names.
 
 use super::{Budget, Engine, OnFailure, Plugin, SignatureError, Trust, contract, load::digest};
 use bytes::Bytes;
@@ -46,8 +47,8 @@ pub struct PluginConfig {
     /// How long a new version is watched and rolled back automatically if it fails; zero means never.
     #[serde(default = "default_probation", deserialize_with = "unit::duration")]
     pub probation: Duration,
-    /// The section `[signatures]`, which is the same for all plugins. It is copied here when the configuration is read,
-    /// so that no plugin can be loaded without it.
+    /// The section `[signatures]`, which is the same for all plugins. It is copied here when the
+    /// configuration is read, so that no plugin can be loaded without it.
     #[serde(skip)]
     pub trust: Arc<Trust>,
 }
@@ -144,8 +145,8 @@ impl PluginConfig {
         }
     }
 
-    /// Whether a version that runs with one of these configurations need not be restarted for the other. Only rooms,
-    /// file, probation and trusted keys may differ.
+    /// Whether a version that runs with one of these configurations need not be restarted for the other. Only
+    /// rooms, file, probation and trusted keys may differ.
     pub fn has_same_runtime_settings(&self, other: &Self) -> bool {
         let settings =
             |config: &Self| (config.config.clone(), config.budget, config.on_failure, config.sha256.clone());
@@ -188,13 +189,13 @@ impl PluginConfig {
         [self.file.clone(), signature_file(&self.file)]
     }
 
-    /// Verifies and compiles a plugin that was received in another way, such as over HTTP or from the store. Blocks,
-    /// usually for some tenths of a second.
+    /// Verifies and compiles a plugin that was received in another way, such as over HTTP or from the store.
+    /// Blocks, usually for some tenths of a second.
     ///
     /// # Errors
     ///
-    /// Fails if the signature is missing or wrong, if the code is not a plugin that can run with this configuration, or
-    /// if its SHA-256 is not the configured one.
+    /// Fails if the signature is missing or wrong, if the code is not a plugin that can run with this
+    /// configuration, or if its SHA-256 is not the configured one.
     pub fn compile(
         &self,
         engine: &Engine,

@@ -1,5 +1,5 @@
-//! The plugin contract: which WebAssembly files implement a version of it that this host supports. All checks are made
-//! before any code of the file runs.
+//! The plugin contract: which WebAssembly files implement a version of it that this host supports. All checks
+//! are made before any code of the file runs.
 
 use super::item_limits::{self, damaged};
 use super::load::LoadErrorKind;
@@ -12,19 +12,19 @@ use wit_component::ComponentEncoder;
 const PACKAGE: &str = "switchyard:plugin/";
 pub(crate) const VERSION: &str = "0.1.0";
 
-/// The minor versions that plugins may be built against: that of [`VERSION`], and every older one. A new minor version
-/// gets bindings of its own (`bindings.rs`), and those of older ones stay.
+/// The minor versions that plugins may be built against: that of [`VERSION`], and every older one. A new
+/// minor version gets bindings of its own (`bindings.rs`), and those of older ones stay.
 const SUPPORTED_MINORS: [&str; 1] = ["0.1"];
 
-/// Maximum size of a file in bytes. A plugin with an engine for another language has about twenty million, a Rust plugin
-/// a quarter of a million.
+/// Maximum size of a file in bytes. A plugin with an engine for another language has about twenty million, a
+/// Rust plugin a quarter of a million.
 pub(crate) const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// The interfaces that a plugin may import. `types` contains no functions.
 const ALLOWED_IMPORTS: [&str; 5] = ["log", "clock", "random", "metrics", "types"];
 
-/// Checks what can be checked without compiling: that the file is WebAssembly, that it uses this contract, and that it
-/// does not contain too many items.
+/// Checks what can be checked without compiling: that the file is WebAssembly, that it uses this contract,
+/// and that it does not contain too many items.
 pub(crate) fn check_file(bytes: &[u8]) -> Result<(), LoadErrorKind> {
     if bytes.len() > MAX_FILE_BYTES {
         return Err(LoadErrorKind::TooLarge { size: bytes.len() });

@@ -3,12 +3,12 @@
 use super::ticker::TICK;
 use std::time::Duration;
 
-/// The deadline of one call, counted in ticks at which the guest was actually running. Time in which its thread was
-/// preempted does not count: on a busy machine, a call of a microsecond may take tens of milliseconds, and a healthy
-/// plugin would be quarantined because of the machine's load.
+/// The deadline of one call, counted in ticks at which the guest was actually running. Time in which its
+/// thread was preempted does not count: on a busy machine, a call of a microsecond may take tens of
+/// milliseconds, and a healthy plugin would be quarantined because of the machine's load.
 ///
-/// At each tick the guest's thread yields its core. Otherwise a plugin that uses all its time would keep a core for as
-/// long as the system allows, and the slowest messages of all other rooms would wait for it.
+/// At each tick the guest's thread yields its core. Otherwise a plugin that uses all its time would keep a
+/// core for as long as the system allows, and the slowest messages of all other rooms would wait for it.
 pub(crate) struct Deadline {
     remaining_ticks: u64,
 }
@@ -22,8 +22,8 @@ impl Deadline {
         Self { remaining_ticks: u64::try_from(ticks).unwrap_or(u64::MAX).max(1) }
     }
 
-    /// Counts one tick. Returns whether the call may continue. The first tick may come right after the call began, so
-    /// the call is stopped only at the tick after the last one of its budget.
+    /// Counts one tick. Returns whether the call may continue. The first tick may come right after the call
+    /// began, so the call is stopped only at the tick after the last one of its budget.
     pub(crate) fn continue_after_tick(&mut self) -> bool {
         let may_continue = self.remaining_ticks > 0;
         if may_continue {

@@ -1,6 +1,6 @@
-//! Evaluating filters: which of them a message passes, in one call for all. If that call fails, further calls find out
-//! whether the filters of one principal or the message itself are the cause, so that nobody loses messages because of
-//! the filters or messages of others. Who is blamed for what is in `blame.rs`.
+//! Evaluating filters: which of them a message passes, in one call for all. If that call fails, further calls
+//! find out whether the filters of one principal or the message itself are the cause, so that nobody loses
+//! messages because of the filters or messages of others. Who is blamed for what is in `blame.rs`.
 
 use super::blame::Blame;
 use super::failure::{CallFailure, PluginFunction};
@@ -20,8 +20,8 @@ const MAX_SEARCH_FAILURES: usize = 8;
 /// For whom filters are evaluated. This decides who is blamed if the plugin fails.
 #[derive(Clone, Copy)]
 pub enum Audience<'a> {
-    /// For the members of the room, when the message is published. The function returns the publisher's id, if it is
-    /// known; it is called only if the plugin failed, now or recently in this room.
+    /// For the members of the room, when the message is published. The function returns the publisher's id,
+    /// if it is known; it is called only if the plugin failed, now or recently in this room.
     Members(&'a dyn Fn() -> Option<Arc<str>>),
     /// For one principal, given by its id, that reads the history.
     HistoryReader(&'a str),
@@ -77,12 +77,13 @@ fn bit(words: &[u64], n: usize) -> bool {
 }
 
 impl Governor {
-    /// [`filter`](Self::filter) for members of a room, if the publisher is not known. `passed` receives the words of
-    /// [`FilterResults::passed`].
+    /// [`filter`](Self::filter) for members of a room, if the publisher is not known. `passed` receives the
+    /// words of [`FilterResults::passed`].
     ///
     /// # Errors
     ///
-    /// Fails if the plugin failed and failures are denied. Then `passed` is valid only for filters that need no call.
+    /// Fails if the plugin failed and failures are denied. Then `passed` is valid only for filters that need
+    /// no call.
     pub fn matches(
         &mut self,
         room: &str,
@@ -97,13 +98,15 @@ impl Governor {
         answer
     }
 
-    /// The hook `deliver`: which of the filters `ids` a message passes. Makes one call if nothing fails, and none if the
-    /// plans of all filters are known. `event` is empty for a message without one, and `data` is JSON.
+    /// The hook `deliver`: which of the filters `ids` a message passes. Makes one call if nothing fails, and
+    /// none if the plans of all filters are known. `event` is empty for a message without one, and `data` is
+    /// JSON.
     ///
     /// # Errors
     ///
-    /// Fails if the plugin failed and failures are denied; the error describes the last failure. `results` is valid in any
-    /// case: it marks the filters for which the message is lost, and has the results of all others.
+    /// Fails if the plugin failed and failures are denied; the error describes the last failure. `results` is
+    /// valid in any case: it marks the filters for which the message is lost, and has the results of all
+    /// others.
     pub fn filter(
         &mut self,
         room: &str,
@@ -162,8 +165,9 @@ impl Governor {
         }
     }
 
-    /// Sets the results of all filters that need no call. Of those that the guest must evaluate, `guest_ids` and
-    /// `guest_positions` receive the ids and the positions in `ids`; an instance has been started for them.
+    /// Sets the results of all filters that need no call. Of those that the guest must evaluate, `guest_ids`
+    /// and `guest_positions` receive the ids and the positions in `ids`; an instance has been started for
+    /// them.
     fn apply_plans(
         &mut self,
         ids: &[FilterId],
@@ -196,9 +200,10 @@ impl Governor {
         admitted
     }
 
-    /// Evaluates the filters of some principals at a time, by bisection, until it is known which ones fail. Those get no
-    /// result. If the call fails even with the filters of each single principal, the message is to blame. With filters of
-    /// only one principal, nobody can tell, so only this publisher's messages in this room are affected.
+    /// Evaluates the filters of some principals at a time, by bisection, until it is known which ones fail.
+    /// Those get no result. If the call fails even with the filters of each single principal, the message is
+    /// to blame. With filters of only one principal, nobody can tell, so only this publisher's messages in
+    /// this room are affected.
     fn find_culprits(
         &mut self,
         message: MessageRef<'_>,
@@ -275,8 +280,8 @@ impl Governor {
         (answers, rejection)
     }
 
-    /// These filters of a room failed on a message of this publisher, and one of both is the cause. If they fail on
-    /// messages of several publishers, stops evaluating them for a while.
+    /// These filters of a room failed on a message of this publisher, and one of both is the cause. If they
+    /// fail on messages of several publishers, stops evaluating them for a while.
     fn suspect_filters(&mut self, filters: impl Iterator<Item = FilterId>, room: &str, publisher: &str) {
         let now = Instant::now();
         if let Some(pause) = self.blame_breakers.record_filter_failure(room, publisher, now) {

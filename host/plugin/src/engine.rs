@@ -1,5 +1,5 @@
-//! The process's WebAssembly runtime: its settings, and the thread that enforces the deadlines of calls. Compiling is in
-//! `compiler.rs`, running in `instance.rs`.
+//! The process's WebAssembly runtime: its settings, and the thread that enforces the deadlines of calls.
+//! Compiling is in `compiler.rs`, running in `instance.rs`.
 
 use super::cache::{self, Cache};
 use super::compiler::{Compilation, Compiler};
@@ -14,12 +14,12 @@ use switchyard_process::vital::VitalTasks;
 use wasmtime::component::Component;
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// Bytes of native stack that a guest may use. Worker threads of tokio and std have 2 MiB, most of which the host does
-/// not use.
+/// Bytes of native stack that a guest may use. Worker threads of tokio and std have 2 MiB, most of which the
+/// host does not use.
 const MAX_STACK_BYTES: usize = 512 * 1024;
 
-/// Maximum number of instances at a time: one for each shard and plugin, and two while a version is being replaced. They
-/// reserve address space (some 4 GiB each), not memory.
+/// Maximum number of instances at a time: one for each shard and plugin, and two while a version is being
+/// replaced. They reserve address space (some 4 GiB each), not memory.
 const MAX_INSTANCES: u32 = 256;
 
 /// The resources that one plugin may use.
@@ -34,9 +34,9 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 10 ms is a thousand times what a call should need, and the longest that a stuck call can delay its shard. 16 MiB
-    /// hold the tables of a Rust guest with tens of thousands of filters. A million calls are some minutes of a busy
-    /// room, and a new instance costs less than a hundred calls.
+    /// 10 ms is a thousand times what a call should need, and the longest that a stuck call can delay its
+    /// shard. 16 MiB hold the tables of a Rust guest with tens of thousands of filters. A million calls are
+    /// some minutes of a busy room, and a new instance costs less than a hundred calls.
     fn default() -> Self {
         Self { call: Duration::from_millis(10), memory: 16 << 20, calls: 1_000_000 }
     }
@@ -77,8 +77,8 @@ impl Engine {
         Self::start(&VitalTasks::default(), Compiler::InProcess)
     }
 
-    /// An engine for checking a plugin outside of a node. It compiles in a child process with limits, as a node does,
-    /// and so rejects what a node would reject.
+    /// An engine for checking a plugin outside of a node. It compiles in a child process with limits, as a
+    /// node does, and so rejects what a node would reject.
     ///
     /// # Errors
     ///
@@ -87,8 +87,8 @@ impl Engine {
         Self::start(&VitalTasks::default(), Compiler::ChildProcess)
     }
 
-    /// Starts the runtime, and the thread that enforces deadlines. That thread ends with the last clone of the engine and
-    /// the last plugin that was loaded with it. If it panics, `vitals` stops the node.
+    /// Starts the runtime, and the thread that enforces deadlines. That thread ends with the last clone of
+    /// the engine and the last plugin that was loaded with it. If it panics, `vitals` stops the node.
     ///
     /// # Errors
     ///
@@ -171,8 +171,8 @@ fn runtime_error(error: wasmtime::Error) -> EngineError {
     EngineError::Runtime(format!("{error:#}"))
 }
 
-/// Whether this process has threads to compile on. They are started here, once, because the first compilation would panic
-/// if they could not be started. Without them, each plugin is compiled on the calling thread.
+/// Whether this process has threads to compile on. They are started here, once, because the first compilation
+/// would panic if they could not be started. Without them, each plugin is compiled on the calling thread.
 fn compiles_in_parallel() -> bool {
     static STARTED: OnceLock<bool> = OnceLock::new();
     *STARTED.get_or_init(|| {
@@ -201,8 +201,8 @@ fn config(pool: Option<PoolingAllocationConfig>, compiles_here: bool) -> Config 
 
 fn pool() -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    // Besides the guest's own core module, a component has a few modules of glue code. Components from languages other
-    // than Rust have more, with larger tables.
+    // Besides the guest's own core module, a component has a few modules of glue code. Components from
+    // languages other than Rust have more, with larger tables.
     pool.total_component_instances(MAX_INSTANCES);
     pool.total_memories(MAX_INSTANCES);
     pool.total_core_instances(8 * MAX_INSTANCES);

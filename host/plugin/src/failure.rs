@@ -10,7 +10,8 @@ use wasmtime::{Error, PoolConcurrencyLimitError, Trap};
 /// Maximum length, in bytes, of text from the guest in a failure.
 const MAX_GUEST_TEXT_BYTES: usize = 2048;
 
-/// Maximum number of bytes that the guest may pass to the host in one call: more than any message or list of answers.
+/// Maximum number of bytes that the guest may pass to the host in one call: more than any message or list of
+/// answers.
 pub(super) const MAX_TRANSFER_BYTES: usize = 4 << 20;
 
 /// A function that a plugin exports under the contract.
@@ -113,8 +114,8 @@ impl FailureKind {
     }
 }
 
-/// A failed call, for the operator and the plugin's author. Clients never see it: it contains text from the guest, such
-/// as the message and location of a panic, and its author decides what is in there.
+/// A failed call, for the operator and the plugin's author. Clients never see it: it contains text from the
+/// guest, such as the message and location of a panic, and its author decides what is in there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct CallFailure {
     /// The plugin's name in the configuration.
@@ -180,7 +181,8 @@ pub(super) fn classify(
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => FailureKind::Deadline,
             Some(Trap::StackOverflow) => FailureKind::Stack,
-            // Rust keeps most of its stack at the bottom of linear memory, where an overflow is an access out of bounds.
+            // Rust keeps most of its stack at the bottom of linear memory, where an overflow is an access out
+            // of bounds.
             Some(Trap::MemoryOutOfBounds) if backtrace::is_recursive(&backtrace) => FailureKind::Stack,
             Some(Trap::UnreachableCodeReached) if last_error_line.is_some() => FailureKind::Panic,
             Some(_) => FailureKind::Trap,

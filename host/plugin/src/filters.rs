@@ -1,5 +1,5 @@
-//! The filters in use under one governor: interned by canonical form, reference-counted, and numbered for the guest.
-//! Which principal holds which filter is in `holders.rs`.
+//! The filters in use under one governor: interned by canonical form, reference-counted, and numbered for the
+//! guest. Which principal holds which filter is in `holders.rs`.
 
 use super::holders::{FilterHolders, FilterUsage};
 use std::collections::HashMap;
@@ -7,9 +7,9 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Maximum number of filters of one governor, and of bytes of their canonical forms: about what an instance with the
-/// default memory budget can hold. A principal may use as much as it leaves free: a single one half of it, the next
-/// one half of the rest, and so on. So there is always something left for others.
+/// Maximum number of filters of one governor, and of bytes of their canonical forms: about what an instance
+/// with the default memory budget can hold. A principal may use as much as it leaves free: a single one half
+/// of it, the next one half of the rest, and so on. So there is always something left for others.
 pub(super) const MAX_FILTERS: usize = 20_000;
 pub(super) const MAX_TOTAL_BYTES: usize = 8 << 20;
 
@@ -35,8 +35,8 @@ impl FilterId {
     }
 }
 
-/// How a filter is evaluated. This is decided by the plugin version that compiled it; another version may decide
-/// differently.
+/// How a filter is evaluated. This is decided by the plugin version that compiled it; another version may
+/// decide differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// Every message passes, without a call.
@@ -66,8 +66,8 @@ struct FilterEntry {
     is_closed: bool,
 }
 
-/// All filters in use, by the number under which the guest knows them. A number is reused only after the guest has
-/// released it, or its instance has ended.
+/// All filters in use, by the number under which the guest knows them. A number is reused only after the
+/// guest has released it, or its instance has ended.
 #[derive(Default)]
 pub(crate) struct FilterTable {
     slots: Vec<Option<FilterEntry>>,
@@ -158,14 +158,15 @@ impl FilterTable {
         self.entry(id).map(|entry| &entry.owner).filter(|owner| self.holders.holds(owner, id))
     }
 
-    /// The principal whose filters use more than half of all bytes, if that is a lot: its filters fill the memory of an
-    /// instance.
+    /// The principal whose filters use more than half of all bytes, if that is a lot: its filters fill the
+    /// memory of an instance.
     pub(crate) fn dominant_holder(&self) -> Option<&Arc<str>> {
         let (principal_id, usage) = self.holders.largest()?;
         (usage.bytes > self.bytes / 2 && usage.bytes > MIN_DOMINANT_BYTES).then_some(principal_id)
     }
 
-    /// Stops evaluating the filters that a principal added, until the given time. Forgets suspensions that are over.
+    /// Stops evaluating the filters that a principal added, until the given time. Forgets suspensions that
+    /// are over.
     pub(crate) fn suspend(&mut self, principal_id: &str, now: Instant, until: Instant) {
         let ids = self.owned_by(principal_id);
         self.suspend_filters(ids.into_iter(), now, until);
@@ -187,8 +188,8 @@ impl FilterTable {
         !self.suspended.is_empty()
     }
 
-    /// How a filter is evaluated at present. `None` means that it cannot be evaluated, and the message is lost for its
-    /// members. `now` may be `None` if there are [no suspensions](Self::has_suspensions).
+    /// How a filter is evaluated at present. `None` means that it cannot be evaluated, and the message is
+    /// lost for its members. `now` may be `None` if there are [no suspensions](Self::has_suspensions).
     pub(crate) fn current_plan(&self, id: FilterId, now: Option<Instant>) -> Option<Plan> {
         let is_suspended =
             || now.is_some_and(|now| self.suspended.get(&id).is_some_and(|until| now < *until));

@@ -1,5 +1,5 @@
-//! A plugin as a shard sees it: every call gives an answer or a rejection, whatever the guest does. This file owns the
-//! instance and the breakers; the hooks are in `hooks.rs`, evaluating filters in `deliver.rs`.
+//! A plugin as a shard sees it: every call gives an answer or a rejection, whatever the guest does. This file
+//! owns the instance and the breakers; the hooks are in `hooks.rs`, evaluating filters in `deliver.rs`.
 
 mod filter_setup;
 mod quarantine;
@@ -29,8 +29,9 @@ pub enum OnFailure {
     /// A rejection: nothing happens that the plugin did not allow.
     #[default]
     Deny,
-    /// The answer of a plugin without that hook: room names stay unchanged, messages pass, and members whose filter cannot
-    /// be evaluated receive every message. Only for plugins whose filters save traffic and protect nothing.
+    /// The answer of a plugin without that hook: room names stay unchanged, messages pass, and members whose
+    /// filter cannot be evaluated receive every message. Only for plugins whose filters save traffic and
+    /// protect nothing.
     Allow,
 }
 
@@ -43,14 +44,14 @@ pub(crate) enum GovernorRole {
     Connections,
 }
 
-/// Owns one plugin's instance on one shard, the filters in use there, the cached answers about room names, and the
-/// breakers: that of the plugin, and those of whoever made it fail.
+/// Owns one plugin's instance on one shard, the filters in use there, the cached answers about room names,
+/// and the breakers: that of the plugin, and those of whoever made it fail.
 ///
-/// A call blocks for at most the plugin's budget. If an instance has to be started first, that takes up to 10 budgets,
-/// and compiling many filters on it up to 100.
+/// A call blocks for at most the plugin's budget. If an instance has to be started first, that takes up to 10
+/// budgets, and compiling many filters on it up to 100.
 ///
-/// Failures end here: the instance is dropped, and the next call starts another one and compiles the live filters on it
-/// again.
+/// Failures end here: the instance is dropped, and the next call starts another one and compiles the live
+/// filters on it again.
 pub struct Governor {
     plugin: Arc<Plugin>,
     pub(super) on_failure: OnFailure,
@@ -59,7 +60,8 @@ pub struct Governor {
     pub(super) room_names: RoomNameCache,
     breaker: Breaker,
     pub(super) blame_breakers: BlameBreakers,
-    /// The principal whose filter made the plugin fail last. Its filters are suspected first at the next failure.
+    /// The principal whose filter made the plugin fail last. Its filters are suspected first at the next
+    /// failure.
     pub(super) last_culprit: Option<Arc<str>>,
     role: GovernorRole,
     /// Where a candidate sees the calls made here and their answers.
@@ -137,8 +139,8 @@ impl Governor {
         self.plugin.stats()
     }
 
-    /// Returns one of the references to a filter that a principal holds. The guest is told in batches which filters are no
-    /// longer used.
+    /// Returns one of the references to a filter that a principal holds. The guest is told in batches which
+    /// filters are no longer used.
     pub fn release(&mut self, id: FilterId, principal_id: &str) {
         if self.filters.release(id, principal_id) {
             self.release_stale_filters();
@@ -146,8 +148,8 @@ impl Governor {
         self.stats().set_filters(self.filters.len());
     }
 
-    /// Activates another version between two calls, if it starts and compiles every live filter. Ends mirroring to a
-    /// candidate, and all quarantines. Blocks for up to 110 budgets of the new version.
+    /// Activates another version between two calls, if it starts and compiles every live filter. Ends
+    /// mirroring to a candidate, and all quarantines. Blocks for up to 110 budgets of the new version.
     ///
     /// # Errors
     ///
@@ -176,7 +178,8 @@ impl Governor {
         Ok(())
     }
 
-    /// Makes one call. The error is what the client is told; everything else about the failure has been handled.
+    /// Makes one call. The error is what the client is told; everything else about the failure has been
+    /// handled.
     pub(super) fn call<T>(
         &mut self,
         function: PluginFunction,
@@ -201,8 +204,8 @@ impl Governor {
         }
     }
 
-    /// Makes one call on an instance that has been started. A failure drops the instance and is logged, but blames nobody
-    /// yet.
+    /// Makes one call on an instance that has been started. A failure drops the instance and is logged, but
+    /// blames nobody yet.
     pub(super) fn try_call<T>(
         &mut self,
         function: PluginFunction,
@@ -260,8 +263,8 @@ impl Governor {
         }
     }
 
-    /// Closes filters that keep an instance from starting, and blames the principal that added them. Otherwise a single
-    /// filter would keep every instance from starting.
+    /// Closes filters that keep an instance from starting, and blames the principal that added them.
+    /// Otherwise a single filter would keep every instance from starting.
     fn handle_setup_failure(&mut self, error: FilterSetupFailure) -> Rejection {
         let FilterSetupFailure { filter, durations, failure } = error;
         self.log_failure(&failure);

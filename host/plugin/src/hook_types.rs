@@ -1,5 +1,5 @@
-//! What hooks are asked and what they answer, in the host's own types. The generated types of the contract are in
-//! `bindings.rs`.
+//! What hooks are asked and what they answer, in the host's own types. The generated types of the contract
+//! are in `bindings.rs`.
 
 use serde::Serialize;
 use std::fmt;
@@ -61,8 +61,8 @@ pub struct RoomVerdict {
     pub cache: Duration,
 }
 
-/// An instance's answer about a subscription. The filter is still text; a [`Governor`](super::Governor) compiles it
-/// and returns a [`SubscriptionGrant`].
+/// An instance's answer about a subscription. The filter is still text; a [`Governor`](super::Governor)
+/// compiles it and returns a [`SubscriptionGrant`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UncompiledGrant {
     /// The filter in canonical form; `None` lets every message through.
@@ -74,8 +74,8 @@ pub struct UncompiledGrant {
 /// A subscription that the plugin allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscriptionGrant {
-    /// The compiled filter; `None` lets every message through. The receiver owns one reference to it, and returns it
-    /// with [`Governor::release`](super::Governor::release).
+    /// The compiled filter; `None` lets every message through. The receiver owns one reference to it, and
+    /// returns it with [`Governor::release`](super::Governor::release).
     pub filter: Option<super::FilterId>,
     /// What the plugin allows the principal in this room.
     pub limits: Limits,
@@ -92,8 +92,8 @@ pub enum Verdict {
     Discard,
 }
 
-/// The reason for a [`Rejection`]. The host translates it into an error code of the wire protocol, which depends on the
-/// hook.
+/// The reason for a [`Rejection`]. The host translates it into an error code of the wire protocol, which
+/// depends on the hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectionCode {
@@ -129,8 +129,8 @@ impl Rejection {
     }
 }
 
-/// `text` on one line and cut to `max` bytes, at a character boundary. Text from a plugin can therefore neither forge
-/// lines of the log nor fill it.
+/// `text` on one line and cut to `max` bytes, at a character boundary. Text from a plugin can therefore
+/// neither forge lines of the log nor fill it.
 pub(super) fn clip(text: &str, max: usize) -> String {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {

@@ -1,4 +1,5 @@
-//! The calls that a shard makes to a governor, one for each hook. A hook that the plugin does not have allows everything.
+//! The calls that a shard makes to a governor, one for each hook. A hook that the plugin does not have allows
+//! everything.
 
 use super::blame::Blame;
 use super::failure::PluginFunction;
@@ -15,7 +16,8 @@ use std::time::Instant;
 use switchyard_protocol::room::MAX_NAME_BYTES;
 
 impl Governor {
-    /// The hook `connect`: whether a connection with a valid key is allowed. The limits apply to the connection.
+    /// The hook `connect`: whether a connection with a valid key is allowed. The limits apply to the
+    /// connection.
     ///
     /// # Errors
     ///
@@ -39,8 +41,9 @@ impl Governor {
         }
     }
 
-    /// The hook `room`: whether a room name is valid, for a request of the principal `principal_id`. `Some` is the canonical name to use instead;
-    /// the host must check it like any other name. Answers are cached for as long as the plugin allows.
+    /// The hook `room`: whether a room name is valid, for a request of the principal `principal_id`. `Some`
+    /// is the canonical name to use instead; the host must check it like any other name. Answers are cached
+    /// for as long as the plugin allows.
     ///
     /// # Errors
     ///
@@ -73,13 +76,14 @@ impl Governor {
         answer
     }
 
-    /// The hook `subscribe`: whether `principal` may join `room`, and which messages reach it. `filter` is JSON as the client
-    /// sent it. The caller owns a reference to the filter of the grant; see [`release`](Self::release).
+    /// The hook `subscribe`: whether `principal` may join `room`, and which messages reach it. `filter` is
+    /// JSON as the client sent it. The caller owns a reference to the filter of the grant; see
+    /// [`release`](Self::release).
     ///
     /// # Errors
     ///
-    /// Fails if the plugin rejects the subscription or its filter, if there are too many filters, or if the plugin cannot
-    /// answer and failures are denied.
+    /// Fails if the plugin rejects the subscription or its filter, if there are too many filters, or if the
+    /// plugin cannot answer and failures are denied.
     pub fn authorize(
         &mut self,
         principal: &Principal,
@@ -101,8 +105,8 @@ impl Governor {
         answer
     }
 
-    /// The limits that `principal` would have as a member of `room`. They also apply to principals that publish without joining.
-    /// A principal that the plugin would not let in has none.
+    /// The limits that `principal` would have as a member of `room`. They also apply to principals that
+    /// publish without joining. A principal that the plugin would not let in has none.
     ///
     /// # Errors
     ///
@@ -158,8 +162,8 @@ impl Governor {
         Ok(SubscriptionGrant { filter, limits: grant.limits })
     }
 
-    /// The hook `publish`: what happens to a message that the principal `principal_id` publishes. `event` is empty for a
-    /// message without one, and `data` is JSON.
+    /// The hook `publish`: what happens to a message that the principal `principal_id` publishes. `event` is
+    /// empty for a message without one, and `data` is JSON.
     ///
     /// # Errors
     ///
@@ -191,7 +195,8 @@ impl Governor {
         answer
     }
 
-    /// The number of a filter, with one more reference for the principal. The filter is compiled if it is new or was closed.
+    /// The number of a filter, with one more reference for the principal. The filter is compiled if it is new
+    /// or was closed.
     pub(super) fn intern(
         &mut self,
         canonical: &str,

@@ -1,4 +1,5 @@
-//! The host functions that a guest may import, and its memory limits: the data of each instance's wasmtime store.
+//! The host functions that a guest may import, and its memory limits: the data of each instance's wasmtime
+//! store.
 
 use super::bindings::{clock, log, metrics, random, types};
 use super::deadline::Deadline;
@@ -10,12 +11,12 @@ use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 use wasmtime::ResourceLimiter;
 
-/// Maximum number of elements of a table, which are functions whose address is taken. A JavaScript engine has 8000,
-/// Python 6000.
+/// Maximum number of elements of a table, which are functions whose address is taken. A JavaScript engine has
+/// 8000, Python 6000.
 const MAX_TABLE_ELEMENTS: usize = 20_000;
 
-/// Maximum number of core instances, of memories and of tables of one component. A Rust plugin has 3, 1 and 2; a Python
-/// plugin, whose libraries are separate modules, has 38, 1 and 2.
+/// Maximum number of core instances, of memories and of tables of one component. A Rust plugin has 3, 1 and
+/// 2; a Python plugin, whose libraries are separate modules, has 38, 1 and 2.
 const MAX_COMPONENT_PARTS: usize = 64;
 
 /// What all instances of a plugin share: its identity, its log and its metrics.

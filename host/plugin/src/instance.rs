@@ -1,4 +1,5 @@
-//! One running guest: calls its functions, each within its budget. Filters, breakers and restarts are the governor's.
+//! One running guest: calls its functions, each within its budget. Filters, breakers and restarts are the
+//! governor's.
 
 use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
 use super::deadline::{Deadline, TICKS_PER_CHECK};
@@ -55,8 +56,8 @@ struct Exports {
 
 /// A running plugin. Each call blocks for at most the plugin's budget.
 ///
-/// Functions return two nested results. The outer error means that the call failed; the instance must then be dropped,
-/// because the guest was stopped at an arbitrary point. The inner one is the plugin's answer.
+/// Functions return two nested results. The outer error means that the call failed; the instance must then be
+/// dropped, because the guest was stopped at an arbitrary point. The inner one is the plugin's answer.
 pub struct Instance {
     store: Store<InstanceState>,
     exports: Exports,
@@ -163,7 +164,8 @@ impl Instance {
         Ok(answer.map(RoomVerdict::from).map_err(Rejection::from))
     }
 
-    /// Calls `subscribe.authorize`: whether a principal may join a room. `filter` is JSON as the client sent it.
+    /// Calls `subscribe.authorize`: whether a principal may join a room. `filter` is JSON as the client sent
+    /// it.
     ///
     /// # Errors
     ///
@@ -189,8 +191,8 @@ impl Instance {
         Ok(answer.map(UncompiledGrant::from).map_err(Rejection::from))
     }
 
-    /// Calls `publish.check`: what happens to a message. `principal_id` is the publisher, `event` is empty for a message without
-    /// one, and `data` is JSON.
+    /// Calls `publish.check`: what happens to a message. `principal_id` is the publisher, `event` is empty
+    /// for a message without one, and `data` is JSON.
     ///
     /// # Errors
     ///
@@ -243,8 +245,8 @@ impl Instance {
         })
     }
 
-    /// Calls `deliver.matches`: which filters a message passes. Bit `i % 64` of word `i / 64` is the result of the filter
-    /// `ids[i]`.
+    /// Calls `deliver.matches`: which filters a message passes. Bit `i % 64` of word `i / 64` is the result
+    /// of the filter `ids[i]`.
     ///
     /// # Errors
     ///
@@ -261,8 +263,8 @@ impl Instance {
         Ok(words)
     }
 
-    /// Whether the instance should be replaced: it has grown so much that it is about to run out of memory, or has served
-    /// its number of calls. Guests leak memory, and keep nothing that must outlive an instance.
+    /// Whether the instance should be replaced: it has grown so much that it is about to run out of memory,
+    /// or has served its number of calls. Guests leak memory, and keep nothing that must outlive an instance.
     pub(super) fn needs_recycling(&self) -> bool {
         let InstanceState { memory, memory_limit, .. } = self.store.data();
         let has_grown = *memory > memory_limit / 4 * 3 && *memory > 2 * self.baseline_memory;

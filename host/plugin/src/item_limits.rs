@@ -1,11 +1,11 @@
-//! Limits on how many functions, types and other items a WebAssembly file may contain. They are checked before anything
-//! is compiled, because a small file can keep a compiler busy for minutes and take gigabytes.
+//! Limits on how many functions, types and other items a WebAssembly file may contain. They are checked
+//! before anything is compiled, because a small file can keep a compiler busy for minutes and take gigabytes.
 
 use super::load::LoadErrorKind;
 use wasmparser::{BinaryReaderError, FunctionBody, Parser, Payload};
 
-/// Maximum numbers, over all modules of a file, by [`ItemKind`]. The largest known plugins contain engines for JavaScript and
-/// Python; the limits are at least twice what those have.
+/// Maximum numbers, over all modules of a file, by [`ItemKind`]. The largest known plugins contain engines
+/// for JavaScript and Python; the limits are at least twice what those have.
 const ITEM_LIMITS: [(&str, usize); ITEM_COUNT] = [
     ("functions", 60_000),
     ("bytes of one function", 2 << 20),

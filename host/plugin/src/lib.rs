@@ -1,13 +1,15 @@
-//! Sandboxed WebAssembly plugins: compiling, calling, limiting and replacing them. No other crate names wasmtime.
+//! Sandboxed WebAssembly plugins: compiling, calling, limiting and replacing them. No other crate names
+//! wasmtime.
 //!
 //! - An [`Engine`] compiles plugins and stops calls that exceed their budget.
 //! - A [`Plugin`] is one compiled and verified version. It is shared by all its instances.
 //! - An [`Instance`] runs a plugin. It is single-threaded, and discarded after any failure.
-//! - A [`Governor`] is what a shard talks to. It owns one instance, the filters in use, the cached answers and the
-//!   circuit breakers, and turns every way in which a plugin can fail into a [`Rejection`].
+//! - A [`Governor`] is what a shard talks to. It owns one instance, the filters in use, the cached answers
+//!   and the circuit breakers, and turns every way in which a plugin can fail into a [`Rejection`].
 //!
-//! An instance is a cache: all state that must outlive it is kept in the governor. A trap, a recycled instance and a
-//! new version are therefore the same operation: drop the instance, start another, compile the live filters on it.
+//! An instance is a cache: all state that must outlive it is kept in the governor. A trap, a recycled
+//! instance and a new version are therefore the same operation: drop the instance, start another, compile the
+//! live filters on it.
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 #![warn(missing_docs, unreachable_pub)]

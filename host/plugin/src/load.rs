@@ -1,5 +1,5 @@
-//! Loading a plugin: from the bytes of a file to a version that is known to start. How files are read and signatures
-//! verified is in `config.rs`.
+//! Loading a plugin: from the bytes of a file to a version that is known to start. How files are read and
+//! signatures verified is in `config.rs`.
 
 use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
 use super::contract;
@@ -157,8 +157,8 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Compiles a plugin and starts it once. Blocks, usually for some tenths of a second. `config` is passed to `init`;
-    /// null stands for `{}`.
+    /// Compiles a plugin and starts it once. Blocks, usually for some tenths of a second. `config` is passed
+    /// to `init`; null stands for `{}`.
     ///
     /// # Errors
     ///
@@ -230,9 +230,9 @@ impl Plugin {
         self.context.metrics.read()
     }
 
-    /// The number of WebAssembly instructions of all calls so far, over all instances, without `init`. It is 0 unless the
-    /// engine counts them; see [`Engine::counting`]. The same calls in the same order give the same number on every
-    /// machine.
+    /// The number of WebAssembly instructions of all calls so far, over all instances, without `init`. It is
+    /// 0 unless the engine counts them; see [`Engine::counting`]. The same calls in the same order give the
+    /// same number on every machine.
     pub fn instructions(&self) -> u64 {
         self.context.instructions.load(Ordering::Relaxed)
     }

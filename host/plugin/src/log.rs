@@ -5,7 +5,8 @@ use super::hook_types::clip;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many lines a plugin may write per [`WINDOW`], over all its instances. Further lines are dropped and counted.
+/// How many lines a plugin may write per [`WINDOW`], over all its instances. Further lines are dropped and
+/// counted.
 const MAX_LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -57,7 +58,8 @@ impl LogLimiter {
 }
 
 impl LogWindow {
-    /// Whether one more line may be written, and how many lines were suppressed in the window that has just ended.
+    /// Whether one more line may be written, and how many lines were suppressed in the window that has just
+    /// ended.
     fn admit(&mut self, now: Instant) -> (bool, u64) {
         let mut reported = 0;
         if now.duration_since(self.began) >= WINDOW {

@@ -1,5 +1,5 @@
-//! A plugin's own metrics: those that it lists in `describe`, summed over all its instances. The host's metrics about
-//! plugins are in `status.rs`.
+//! A plugin's own metrics: those that it lists in `describe`, summed over all its instances. The host's
+//! metrics about plugins are in `status.rs`.
 
 use super::load::LoadErrorKind;
 use serde::Serialize;
@@ -12,8 +12,8 @@ const MAX_METRICS: usize = 64;
 /// Maximum length of a metric's name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Upper bounds of a histogram's buckets; one more bucket has no bound. They are powers of ten, because values may be
-/// seconds, bytes or members.
+/// Upper bounds of a histogram's buckets; one more bucket has no bound. They are powers of ten, because
+/// values may be seconds, bytes or members.
 pub const HISTOGRAM_BOUNDS: [f64; 10] = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6];
 
 /// The type of a metric.
@@ -44,8 +44,8 @@ pub enum MetricValue {
     Counter(u64),
     /// The distribution so far.
     Histogram {
-        /// How many values are at most each of [`HISTOGRAM_BOUNDS`] and above the one before; the last entry counts
-        /// those above all bounds.
+        /// How many values are at most each of [`HISTOGRAM_BOUNDS`] and above the one before; the last entry
+        /// counts those above all bounds.
         buckets: [u64; HISTOGRAM_BOUNDS.len() + 1],
         /// The sum of all values.
         sum: f64,

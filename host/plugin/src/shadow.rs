@@ -1,5 +1,5 @@
-//! Running a candidate version in the shadow of the active one: it receives the same calls on live traffic, on a thread of
-//! its own. Its answers have no effect; they are only compared.
+//! Running a candidate version in the shadow of the active one: it receives the same calls on live traffic,
+//! on a thread of its own. Its answers have no effect; they are only compared.
 
 use super::filters::FilterId;
 use super::governor::{Governor, OnFailure};
@@ -23,7 +23,8 @@ const MAX_DIFFERENCES: usize = 10;
 const MAX_SHOWN_FILTERS: usize = 5;
 const MAX_SHOWN_BYTES: usize = 1024;
 
-/// The candidate keeps this many filters, plus twice the number of those in use, before it releases all of them.
+/// The candidate keeps this many filters, plus twice the number of those in use, before it releases all of
+/// them.
 const SPARE_FILTERS: usize = 64;
 
 /// The holder of the candidate's filters, which belong to all principals.
@@ -139,8 +140,8 @@ impl Shadow {
 }
 
 impl Mirror {
-    /// Never blocks: if the queue is full, the call is skipped and counted. If the candidate's thread has panicked, the
-    /// call counts as failed.
+    /// Never blocks: if the queue is full, the call is skipped and counted. If the candidate's thread has
+    /// panicked, the call counts as failed.
     pub(super) fn send(&self, call: MirroredCall) {
         let Err(error) = self.calls.try_send(call) else { return };
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,8 +167,8 @@ impl MirroredCall {
 /// Makes the mirrored calls to the candidate, and compares the answers.
 struct Comparator {
     governor: Governor,
-    /// The candidate's number of each filter, by the active version's canonical form; `None` if the candidate rejects the
-    /// filter.
+    /// The candidate's number of each filter, by the active version's canonical form; `None` if the candidate
+    /// rejects the filter.
     filters: HashMap<Arc<str>, Option<FilterId>>,
     report: Arc<Mutex<ComparisonReport>>,
 }
@@ -219,7 +220,8 @@ impl Comparator {
     }
 
     fn compare_filters(&mut self, message: &MirroredMessage, active: &[(Arc<str>, bool)]) {
-        // It is not known here when a filter goes out of use. Releasing all of them now and then keeps only recent ones.
+        // It is not known here when a filter goes out of use. Releasing all of them now and then keeps only
+        // recent ones.
         if self.filters.len() > 2 * active.len() + SPARE_FILTERS {
             self.filters
                 .drain()

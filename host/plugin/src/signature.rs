@@ -33,7 +33,8 @@ pub struct Trust {
 #[serde(try_from = "String")]
 pub struct PublicKey([u8; KEY_BYTES]);
 
-/// A key that cannot be parsed. The error does not repeat the text, which may be a private key in the wrong place.
+/// A key that cannot be parsed. The error does not repeat the text, which may be a private key in the wrong
+/// place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// Not a public key.
@@ -105,8 +106,8 @@ impl fmt::Display for PublicKey {
 }
 
 impl Trust {
-    /// Checks whether these bytes may be loaded. Returns the trusted key that signed them, if there is one. `name` is the
-    /// plugin's name, for the error.
+    /// Checks whether these bytes may be loaded. Returns the trusted key that signed them, if there is one.
+    /// `name` is the plugin's name, for the error.
     ///
     /// # Errors
     ///

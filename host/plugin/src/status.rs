@@ -1,5 +1,5 @@
-//! Counters and state of one version of a plugin. Its governors write them; metrics, HTTP handlers and the task that
-//! watches probation read them from other threads.
+//! Counters and state of one version of a plugin. Its governors write them; metrics, HTTP handlers and the
+//! task that watches probation read them from other threads.
 
 use super::failure::{CallFailure, FailureKind, PluginFunction};
 use super::governor::GovernorRole;
@@ -55,8 +55,8 @@ pub struct PluginStatus {
     /// Whether the plugin is called.
     #[serde(skip)]
     pub state: State,
-    /// By function of the contract: the number of calls, and the nanoseconds that they took. `lifecycle.init` covers
-    /// everything that starting an instance takes, including the compilation of the live filters.
+    /// By function of the contract: the number of calls, and the nanoseconds that they took. `lifecycle.init`
+    /// covers everything that starting an instance takes, including the compilation of the live filters.
     pub calls: BTreeMap<&'static str, (u64, u64)>,
     /// The number of failures by kind, without kinds that never occurred.
     pub failures: BTreeMap<&'static str, u64>,

@@ -1,5 +1,5 @@
-//! The thread that interrupts running calls once per tick, so that they can check their deadline. It takes about 2 % of
-//! a core, and therefore sleeps while no call is running.
+//! The thread that interrupts running calls once per tick, so that they can check their deadline. It takes
+//! about 2 % of a core, and therefore sleeps while no call is running.
 
 use std::{
     io,

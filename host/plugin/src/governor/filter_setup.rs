@@ -1,4 +1,5 @@
-//! Starting an instance together with the live filters. What follows from a failure is decided in `governor.rs`.
+//! Starting an instance together with the live filters. What follows from a failure is decided in
+//! `governor.rs`.
 
 use crate::failure::CallFailure;
 use crate::filters::{FilterId, FilterTable, Plan};
@@ -34,8 +35,8 @@ pub(super) fn slowest_owner<'a>(
     by_owner.into_iter().max_by_key(|(_, duration)| *duration).map(|(owner, _)| owner)
 }
 
-/// Starts an instance and compiles the live filters on it. Returns each filter's plan, or the plugin's reason to reject
-/// it.
+/// Starts an instance and compiles the live filters on it. Returns each filter's plan, or the plugin's reason
+/// to reject it.
 #[expect(clippy::type_complexity, reason = "callers destructure it at once")]
 pub(super) fn instantiate_with_filters(
     plugin: &Plugin,

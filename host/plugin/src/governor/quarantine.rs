@@ -1,12 +1,13 @@
-//! What a quarantine means for the rooms of a plugin, and what clients are told of it. The breakers decide when there is one.
+//! What a quarantine means for the rooms of a plugin, and what clients are told of it. The breakers decide
+//! when there is one.
 
 use super::Governor;
 use crate::{blame::Blame, governor::OnFailure, hook_types::Rejection};
 use std::time::{Duration, Instant};
 
 impl Governor {
-    /// Whether anything may happen in its rooms: not while it is quarantined, whatever hooks it has. If its failures are
-    /// allowed, a quarantine closes nothing.
+    /// Whether anything may happen in its rooms: not while it is quarantined, whatever hooks it has. If its
+    /// failures are allowed, a quarantine closes nothing.
     ///
     /// # Errors
     ///
@@ -18,8 +19,8 @@ impl Governor {
         }
     }
 
-    /// Whether this governor has to be asked before a message is stored: a hook decides about it, names the room or limits
-    /// publishers; or the plugin is quarantined, and its rooms are closed.
+    /// Whether this governor has to be asked before a message is stored: a hook decides about it, names the
+    /// room or limits publishers; or the plugin is quarantined, and its rooms are closed.
     pub fn wants_publishes(&self) -> bool {
         let hooks = &self.plugin.info().hooks;
         let is_closed = self.on_failure == OnFailure::Deny && self.breaker.is_open();

@@ -1,5 +1,5 @@
-//! The query parameters of a call. Unlike axum's extractors, these name the parameter and what is right, and reject
-//! parameters that the call does not have: a misspelt one would otherwise be ignored.
+//! The query parameters of a call. Unlike axum's extractors, these name the parameter and what is right, and
+//! reject parameters that the call does not have: a misspelt one would otherwise be ignored.
 
 use axum::{
     extract::{MatchedPath, Query},
@@ -12,8 +12,8 @@ use switchyard_protocol::Refusal;
 /// How much of a caller's text an error repeats.
 const MAX_QUOTED_CHARS: usize = 100;
 
-/// The query parameters of a call. Each call names its own in the type of its [`Caller`](super::api::Caller), so that
-/// none can be forgotten.
+/// The query parameters of a call. Each call names its own in the type of its [`Caller`](super::api::Caller),
+/// so that none can be forgotten.
 pub(super) trait QueryParameters: DeserializeOwned {
     fn parse(parts: &Parts) -> Result<Self, Refusal> {
         let Query(query) = Query::try_from_uri(&parts.uri).map_err(|rejection| {

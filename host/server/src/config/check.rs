@@ -37,8 +37,9 @@ const DIGEST_LENGTH: usize = 64;
 /// The smallest ratio of `session.outbox` to `session.message`.
 const MIN_MESSAGES_IN_OUTBOX: usize = 4;
 
-/// Returns a string as it was written in the configuration, by the full name of its key, such as `session.ttl`. In a
-/// list, a number is the name: `plugin.0.budget.call`. `None` for a value that is not a string, or a default.
+/// Returns a string as it was written in the configuration, by the full name of its key, such as
+/// `session.ttl`. In a list, a number is the name: `plugin.0.budget.call`. `None` for a value that is not a
+/// string, or a default.
 pub(super) type Written<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Looks up what [`Written`] returns.

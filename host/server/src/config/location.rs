@@ -71,7 +71,8 @@ pub fn line_number(text: &str, offset: usize) -> usize {
     text[..text.floor_char_boundary(offset)].matches('\n').count() + 1
 }
 
-/// The header of the section that contains this offset, with its brackets. The offset may be in the header itself.
+/// The header of the section that contains this offset, with its brackets. The offset may be in the header
+/// itself.
 pub(super) fn header_at(text: &str, offset: usize) -> Option<&str> {
     section_at(text, offset).map(|(_, header)| header.trim())
 }

@@ -276,8 +276,8 @@ impl Shard {
         }
     }
 
-    /// Takes a seat in an open room, and replies. If nobody waits for the reply any more, dropping it leaves the
-    /// room.
+    /// Takes a seat in an open room, and replies. If nobody waits for the reply any more, dropping it leaves
+    /// the room.
     fn take_seat(&mut self, request: SeatRequest, reply: impl FnOnce(Joined)) {
         let SeatRequest { room: name, connection, filter, since, buffer } = request;
         let (principal, share) = (connection.principal.clone(), connection.share.clone());

@@ -39,9 +39,9 @@ pub(crate) struct KeyFailures {
 #[derive(Default)]
 struct State {
     addresses: HashMap<AddressGroup, AddressFailures>,
-    /// All addresses together for which there was no room in `addresses`. They have no bucket, because refusing
-    /// upgrades by a common one would refuse every client that has never presented a wrong key. Their answers are
-    /// delayed together, so each of their connections can try about one key per second.
+    /// All addresses together for which there was no room in `addresses`. They have no bucket, because
+    /// refusing upgrades by a common one would refuse every client that has never presented a wrong key.
+    /// Their answers are delayed together, so each of their connections can try about one key per second.
     others: Option<AddressFailures>,
     swept: Option<Instant>,
 }

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 /// When the node drains, how long a client may still take to complete its request.
 const DRAIN_HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Whether a request of one connection is being answered: from the moment at which it is complete until there is
-/// an answer to it.
+/// Whether a request of one connection is being answered: from the moment at which it is complete until there
+/// is an answer to it.
 #[derive(Default)]
 pub(super) struct RequestState {
     is_answering: AtomicBool,

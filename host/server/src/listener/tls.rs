@@ -45,8 +45,8 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// Fails if a file cannot be read, if it is not PEM, or if the key does not match the certificate. The message
-    /// names the key of the configuration and the file.
+    /// Fails if a file cannot be read, if it is not PEM, or if the key does not match the certificate. The
+    /// message names the key of the configuration and the file.
     pub fn open(files: TlsConfig) -> Result<Arc<Self>, UnusableFile> {
         Ok(Arc::new(Self { current: ArcSwap::from_pointee(Certificate::read(&files)?) }))
     }

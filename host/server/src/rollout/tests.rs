@@ -201,8 +201,8 @@ async fn a_late_compilation_never_replaces_a_newer_version() {
     assert_eq!(two.slot().report().generation, 3);
 }
 
-/// Regression: a version that was verified before a key was revoked was activated after that, and brought the old
-/// keys back with its configuration.
+/// Regression: a version that was verified before a key was revoked was activated after that, and brought the
+/// old keys back with its configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_during_a_deployment_stops_it_and_stays_in_effect() {
     let registry = TestRegistry::new();
