@@ -79,8 +79,8 @@ impl Rollout {
 }
 
 /// Writes the audit line of an activation.
-fn log_activation(plugin: &Plugin, how: &str, by: Option<&str>) {
+fn log_activation(plugin: &Plugin, source: &str, by: Option<&str>) {
     let info = plugin.info();
     let (name, version, sha256) = (&info.name, &info.version, &info.sha256);
-    tracing::info!(target: AUDIT_TARGET, plugin = %name, %version, %sha256, how, by, "version activated");
+    tracing::info!(target: AUDIT_TARGET, plugin = %name, %version, %sha256, how = source, by, "version activated");
 }
