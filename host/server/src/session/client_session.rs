@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     hub::{
-        self, AckError, Confirmation, Connection, Hub, Permit, Proposal, PublishOutcome, PublishPipeline,
+        AckError, Confirmation, Connection, Hub, Permit, Proposal, PublishOutcome, PublishPipeline,
         Publisher, Registration, ReplayTurns,
     },
     key::{Key, Keys},
