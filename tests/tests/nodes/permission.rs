@@ -179,7 +179,7 @@ async fn a_session_stays_with_its_connection_when_a_plugin_refuses_a_takeover() 
     }
     one.client().await.publish("prices", json!(1)).await;
     assert_eq!(old.expect("message").await["data"], 1);
-    old.settled().await;
+    old.round_trip().await;
     // The session can still be taken over where no plugin refuses it.
     let new = one.resume(&old.token()).await;
     assert_eq!(new.connected["resumed"], true, "{}", new.connected);

@@ -79,11 +79,11 @@ async fn a_connection_that_a_plugin_refuses_does_not_close_the_one_that_holds_th
         (client.recv().await["type"] == "error").then_some(())
     })
     .await;
-    let (code, close) = Client::turned_away(&server.url, connect(Some(old.token()))).await;
+    let (code, close) = Client::rejected_connect(&server.url, connect(Some(old.token()))).await;
     assert_eq!((&*code, close), ("forbidden", 4403));
     publisher.publish("prices", json!(1)).await;
     assert_eq!(old.expect("message").await["data"], 1);
-    old.settled().await;
+    old.round_trip().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
