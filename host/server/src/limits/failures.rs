@@ -210,9 +210,13 @@ mod tests {
         for n in [999_999, 8_000_000] {
             assert_eq!(failures.wait(address(n)), None, "a valid key is accepted: {n}");
         }
-        let state = failures.state();
-        assert!(state.others.as_ref().is_some_and(|others| others.bucket.is_none()), "they share no bucket");
-        drop(state);
+        {
+            let state = failures.state();
+            assert!(
+                state.others.as_ref().is_some_and(|others| others.bucket.is_none()),
+                "they share no bucket"
+            );
+        }
         tokio::time::sleep(Duration::from_secs(61)).await;
         failures.count(AddressGroup::of(address(7_000_000)), Instant::now());
         assert!(failures.wait(address(7_000_000)).is_some(), "there is room again");
