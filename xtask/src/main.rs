@@ -111,10 +111,8 @@ fn demo(arguments: &[String]) -> anyhow::Result<()> {
     }
     guests::build_bundled_plugins()?;
     // What the demo shows does not need optimized code, which takes minutes more to build.
-    let fast = targets::fast_build_options(cargo::root())?;
-    let build = ["build", "--release", "-p", "switchyard", "-p", "switchyard-examples"].into_iter();
-    cargo::run(&build.chain(fast.iter().map(String::as_str)).collect::<Vec<_>>())?;
-    let demo = cargo::target().join("release/demo");
+    cargo::run(&["build", "--profile", "quick", "-p", "switchyard", "-p", "switchyard-examples"])?;
+    let demo = cargo::target().join("quick/demo");
     let error = Command::new(&demo).args(arguments).exec();
     Err(error).with_context(|| format!("cannot start {}", demo.display()))
 }

@@ -12,25 +12,25 @@ use clap::Parser;
 use files::DemoFiles;
 use guide::Guide;
 use std::{
-    future::pending,
     iter::{once, repeat},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::sleep,
 };
 
-/// How long a process may take to become ready. Compiling three plugins takes about a second.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a process may take to become ready. In the unoptimized build of `cargo xtask demo`, compiling three plugins
+/// takes some seconds of processor time.
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often processes are checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Run a node with three plugins and a live feed
 #[derive(Parser)]
 struct Args {
-    /// End after this many seconds
+    /// End this many seconds after everything has started
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
     /// Run 2 to 8 nodes that share a Redis, which is started too
@@ -59,18 +59,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         biased;
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
-        () = elapsed(args.seconds) => Ok(()),
-        result = demo(args.nodes, &mut children) => result,
+        result = demo(&args, &mut children) => result,
     };
     children.stop();
     result
-}
-
-async fn elapsed(seconds: Option<u64>) {
-    match seconds {
-        Some(seconds) => sleep(Duration::from_secs(seconds)).await,
-        None => pending().await,
-    }
 }
 
 /// The processes of the demo.
@@ -106,8 +98,9 @@ impl Children {
     }
 }
 
-/// Starts everything, and runs until a process exits without which the demo cannot continue.
-async fn demo(nodes: Option<u16>, children: &mut Children) -> anyhow::Result<()> {
+/// Starts everything, and runs until the time is over or a process exits without which the demo cannot continue.
+async fn demo(args: &Args, children: &mut Children) -> anyhow::Result<()> {
+    let nodes = args.nodes;
     let files = DemoFiles::find()?;
     let keys = files.write_config()?;
     let mut redis_port = None;
@@ -137,8 +130,10 @@ async fn demo(nodes: Option<u16>, children: &mut Children) -> anyhow::Result<()>
         None => guide.print_for_one_node(),
         Some(port) => guide.print_for_several_nodes(&children.nodes, port),
     }
-    loop {
+    let started = Instant::now();
+    while args.seconds.is_none_or(|seconds| started.elapsed() < Duration::from_secs(seconds)) {
         children.check()?;
         sleep(POLL_INTERVAL).await;
     }
+    Ok(())
 }
