@@ -2,7 +2,7 @@
 //! the order of the entries. Decides nothing and does no I/O: `ClientSession` moves it from state to state.
 
 use crate::hub::{self, Joined, Offer, Replay};
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 use switchyard_protocol::{
     Position, Refusal, reply,
     room::{MAX_NAME_BYTES, RoomName},
@@ -36,8 +36,6 @@ pub(super) enum JoinState {
     Granted(Box<GrantedJoin>),
     /// With the canonical name of the room, if the shard had named it before the join was refused.
     Refused(Refusal, Option<RoomName>),
-    /// The connection is in the room. What remains is to tell the client.
-    Completed(Box<CompletedJoin>),
 }
 
 /// A room that was joined. The client has not been told yet.
@@ -52,7 +50,15 @@ pub(super) struct GrantedJoin {
 /// A room, the last epoch that the member knew, and the position after which the room continues for it.
 pub(crate) type ReportedGap = (RoomName, Arc<str>, Position);
 
-/// What the client is told about a room that was joined.
+/// Which answer lists the rooms.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AnswerKind {
+    Subscribed,
+    /// `connected`, which also says which filter is in effect.
+    Resumed,
+}
+
+/// A join that was answered. What remains is to tell the client, and to replay what it missed.
 pub(super) struct CompletedJoin {
     pub result: reply::RoomResult,
     /// Set if messages before the position are lost to the member.
@@ -75,6 +81,18 @@ impl GrantedJoin {
     pub(super) fn gap(&self) -> Option<ReportedGap> {
         let since = self.options.since.as_ref().filter(|_| self.recovered == Some(false))?;
         Some((self.room().clone(), since.epoch.clone(), self.position.clone()))
+    }
+}
+
+impl CompletedJoin {
+    /// The room keeps nothing for the client. `name` is the name that the client used.
+    pub(super) fn refused(name: &str, refusal: Refusal, kind: AnswerKind) -> Self {
+        let (status, recovered) = match kind {
+            AnswerKind::Subscribed => (Some(reply::RoomStatus::Rejected), None),
+            AnswerKind::Resumed => (None, Some(false)),
+        };
+        let result = reply::RoomResult { recovered, ..reply::RoomResult::refused(name, status, refusal) };
+        Self { result, gap: None, replay: None }
     }
 }
 
@@ -133,34 +151,6 @@ impl PendingJoin {
     pub(super) fn refusal(&self) -> Option<&Refusal> {
         match &self.state {
             JoinState::Refused(refusal, _) => Some(refusal),
-            _ => None,
-        }
-    }
-
-    /// What the client is told. `rejected` is the status of a room that was refused.
-    pub(super) fn result(&mut self, rejected: Option<reply::RoomStatus>) -> reply::RoomResult {
-        match &mut self.state {
-            JoinState::Completed(join) => {
-                let nothing = reply::RoomResult::new(join.result.room.clone());
-                mem::replace(&mut join.result, nothing)
-            }
-            JoinState::Refused(refusal, _) => {
-                reply::RoomResult::refused(&self.name, rejected, refusal.clone())
-            }
-            _ => unreachable!("the join was answered"),
-        }
-    }
-
-    pub(super) fn gap(&self) -> Option<&ReportedGap> {
-        match &self.state {
-            JoinState::Completed(join) => join.gap.as_ref(),
-            _ => None,
-        }
-    }
-
-    pub(super) fn into_replay(self) -> Option<Replay> {
-        match self.state {
-            JoinState::Completed(join) => join.replay,
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{
     client_session::rejected,
-    pending_join::{JoinOptions, PendingJoin, named_twice},
+    pending_join::{JoinOptions, JoinState, PendingJoin, clip, named_twice},
 };
 use crate::{
     hub::Seat,
@@ -175,9 +175,12 @@ impl SessionState {
             new += usize::from(known.is_none());
             Ok(JoinOptions { room, filter: filter.map(Into::into), since })
         };
-        let mut pending = |wanted: request::RequestedRoom<'_>| match options(&wanted.room, wanted.options) {
-            Ok(options) => PendingJoin::new(options),
-            Err(refusal) => PendingJoin::refused(&wanted.room, refusal),
+        let mut pending = |wanted: request::RequestedRoom<'_>| {
+            let state = match options(&wanted.room, wanted.options) {
+                Ok(options) => JoinState::Requested(options),
+                Err(refusal) => JoinState::Refused(refusal, None),
+            };
+            PendingJoin { name: clip(&wanted.room).to_owned(), state }
         };
         rooms.into_iter().map(&mut pending).collect()
     }

@@ -3,13 +3,13 @@
 //! after that, the session has no connection, but keeps its rooms and can be resumed again. Does not
 //! authenticate.
 
-use super::{Client, ClientSession, Services, joining::AnswerKind};
+use super::{Client, ClientSession, Services};
 use crate::{
     hub::{self, Connection, Hub, Permit, Policy, PublishPipeline, Registration},
     key::Key,
     session::{
         Heartbeat,
-        pending_join::{JoinOptions, JoinState, PendingJoin},
+        pending_join::{AnswerKind, CompletedJoin, JoinOptions, JoinState, PendingJoin},
         state::SessionState,
         unauthenticated::{Authenticated, Rejected},
     },
@@ -194,7 +194,7 @@ impl ClientSession {
         let this = &*self;
         let answered = asked.into_iter().map(async |(room, join)| (room, this.await_join(join, None).await));
         let answered = join_all(answered).await;
-        let (mut joins, mut renamed, mut left) = (vec![], vec![], vec![]);
+        let (mut completed, mut renamed, mut left) = (vec![], vec![], vec![]);
         for (room, join) in answered {
             match &join.state {
                 // The plugin may have another canonical name for the room by now.
@@ -212,20 +212,21 @@ impl ClientSession {
                 },
                 _ => {}
             }
-            joins.extend(self.complete_join(join, AnswerKind::Resumed).await);
+            completed.extend(self.complete_join(join, AnswerKind::Resumed).await);
         }
         self.services.hub.record_joins(&self.connection, renamed).await?;
         self.services.hub.record_leaves(&self.connection, left).await?;
         self.count_rooms();
-        let mut result = |join: &mut PendingJoin| {
-            let is_lost = join.refusal().is_some();
-            let result = join.result(None);
-            reply::RoomResult { recovered: if is_lost { Some(false) } else { result.recovered }, ..result }
-        };
-        let frame = self.connected(id, true, joins.iter_mut().map(&mut result).collect());
+        let (mut results, mut gaps, mut replays) = (vec![], vec![], vec![]);
+        for CompletedJoin { result, gap, replay } in completed {
+            results.push(result);
+            gaps.extend(gap);
+            replays.extend(replay);
+        }
+        let frame = self.connected(id, true, results);
         self.connection.outbox.fill(reserved, frame.into());
-        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::gap));
-        self.start_replays(joins);
+        self.connection.ping_after_answer(gaps.iter());
+        self.start_replays(replays);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use super::ClientSession;
 use crate::{
     hub::{self, JoinAnswer, JoinRequest, Joined, Policy, Recovered, Recovery, Replay, ReplayTurns},
     session::pending_join::{
-        CompletedJoin, GrantedJoin, JoinOptions, JoinState, PendingJoin, clip, named_twice,
+        AnswerKind, CompletedJoin, GrantedJoin, JoinOptions, JoinState, PendingJoin, clip, named_twice,
     },
 };
 use futures_util::future::join_all;
@@ -25,14 +25,6 @@ const GRANT_TIMEOUT: Duration = Duration::from_millis(1200);
 /// How many rooms of a long list are handled before other tasks of the core get their turn.
 const ROOMS_PER_SLICE: usize = 32;
 
-/// Which answer lists the rooms.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum AnswerKind {
-    Subscribed,
-    /// `connected`, which also says which filter is in effect.
-    Resumed,
-}
-
 impl ClientSession {
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, joins: Vec<PendingJoin>) {
         let began = Instant::now();
@@ -47,24 +39,30 @@ impl ClientSession {
         let (this, until) = (&*self, Some(began + GRANT_TIMEOUT));
         let mut answered = join_all(asked.into_iter().map(|join| this.await_join(join, until))).await;
         refuse_duplicates(&mut answered);
-        let recorded = self.record(answered, began + SUBSCRIBE_TIMEOUT).await;
-        let mut joins = Vec::with_capacity(recorded.len());
-        for (n, join) in recorded.into_iter().enumerate() {
+        let records = answered.iter().filter_map(PendingJoin::record).collect();
+        let recorded = self.services.hub.record_joins(&self.connection, records);
+        let recorded = timeout_at(began + SUBSCRIBE_TIMEOUT, recorded).await;
+        if let Err(refusal) = recorded.unwrap_or_else(|_| Err(hub::store_unavailable())) {
+            answered = cancel_all(answered, &refusal).await;
+        }
+        let (mut results, mut gaps, mut replays) = (Vec::with_capacity(answered.len()), vec![], vec![]);
+        for (n, join) in answered.into_iter().enumerate() {
             yield_between_slices(n).await;
             // The join is recorded, so the client finds it when it resumes.
-            let Some(join) = self.complete_join(join, AnswerKind::Subscribed).await else {
+            let Some(completed) = self.complete_join(join, AnswerKind::Subscribed).await else {
                 return self.connection.outbox.close(Close::Overloaded);
             };
-            joins.push(join);
+            results.push(completed.result);
+            gaps.extend(completed.gap);
+            replays.extend(completed.replay);
         }
         self.count_rooms();
-        let results = joins.iter_mut().map(|join| join.result(Some(reply::RoomStatus::Rejected))).collect();
         self.connection
             .outbox
             .answer(reply::encode("subscribed", id, reply::RoomResults { results }).into())
             .await;
-        self.connection.ping_after_answer(joins.iter().filter_map(PendingJoin::gap));
-        self.start_replays(joins);
+        self.connection.ping_after_answer(gaps.iter());
+        self.start_replays(replays);
     }
 
     /// Asks the room's shard for a seat. If the join `is_provisional`, it may still fail to be recorded: no
@@ -101,20 +99,6 @@ impl ClientSession {
         PendingJoin { name: join.name, state }
     }
 
-    /// Records all rooms that were granted. If that fails, they are all refused.
-    async fn record(&self, mut joins: Vec<PendingJoin>, until: Instant) -> Vec<PendingJoin> {
-        let records = joins.iter().filter_map(PendingJoin::record).collect();
-        let recorded = timeout_at(until, self.services.hub.record_joins(&self.connection, records)).await;
-        if let Err(refusal) = recorded.unwrap_or_else(|_| Err(hub::store_unavailable())) {
-            let mut cancelled = Vec::with_capacity(joins.len());
-            for join in joins {
-                cancelled.push(join.cancel(&refusal).await);
-            }
-            joins = cancelled;
-        }
-        joins
-    }
-
     /// Finds out from the log whether everything after the client's position can be replayed.
     async fn prepare_recovery(&self, options: JoinOptions, joined: Joined) -> Result<GrantedJoin, Refusal> {
         let mut recovered = (joined.recovery == Recovery::Complete).then_some(true);
@@ -135,18 +119,22 @@ impl ClientSession {
         Ok(GrantedJoin { options, joined, replay, position, recovered })
     }
 
-    /// Takes over a seat that was recorded: from here on, the connection is in the room. `None` if the log
-    /// cannot be read or the node is stopping.
-    pub(super) async fn complete_join(&mut self, join: PendingJoin, kind: AnswerKind) -> Option<PendingJoin> {
-        let PendingJoin { name, state } = join;
-        let granted = match state {
+    /// Takes over a seat that was recorded: from here on, the connection is in the room. Makes the result for
+    /// the client, also for a join that was refused. `None` if the log cannot be read or the node is stopping.
+    pub(super) async fn complete_join(
+        &mut self,
+        join: PendingJoin,
+        kind: AnswerKind,
+    ) -> Option<CompletedJoin> {
+        let granted = match join.state {
             JoinState::Granted(granted) => *granted,
             JoinState::Offered(options, offer) => {
                 self.stop_replay(&offer.room).await;
                 let joined = offer.accept(self.connection.clone(), options.since.clone()).await?;
                 self.prepare_recovery(options, joined).await.ok()?
             }
-            state => return Some(PendingJoin { name, state }),
+            JoinState::Refused(refusal, _) => return Some(CompletedJoin::refused(&join.name, refusal, kind)),
+            JoinState::Requested(_) | JoinState::Asked(..) => unreachable!("the shard has answered"),
         };
         // The connection may be in the room already, perhaps under another name.
         self.stop_replay(granted.room()).await;
@@ -164,18 +152,15 @@ impl ClientSession {
             filter: filter.and_then(|filter| serde_json::from_str(&filter).ok()),
             ..reply::RoomResult::new(room.shared())
         };
-        Some(PendingJoin {
-            name,
-            state: JoinState::Completed(Box::new(CompletedJoin { result, gap, replay })),
-        })
+        Some(CompletedJoin { result, gap, replay })
     }
 
     /// Starts the replays. They run in tasks of their own and end with the outbox.
-    pub(super) fn start_replays(&mut self, joins: Vec<PendingJoin>) {
+    pub(super) fn start_replays(&mut self, replays: Vec<Replay>) {
         self.replays.retain(|_, running| !running.is_finished());
-        let replays = joins.into_iter().filter_map(PendingJoin::into_replay);
         // If a room was joined under two names, the later seat is the valid one.
-        let replays: HashMap<_, _> = replays.map(|replay| (replay.room().clone(), replay)).collect();
+        let replays: HashMap<_, _> =
+            replays.into_iter().map(|replay| (replay.room().clone(), replay)).collect();
         for (room, replay) in replays {
             let hub = self.services.hub.clone();
             let turns = self.turns.get_or_insert_with(ReplayTurns::new).clone();
@@ -249,6 +234,15 @@ async fn within<T>(
         Some(until) => timeout_at(until, step).await.unwrap_or_else(|_| Err(hub::store_unavailable())),
         None => step.await,
     }
+}
+
+/// Cancels all joins that were granted, because they could not be recorded.
+async fn cancel_all(joins: Vec<PendingJoin>, refusal: &Refusal) -> Vec<PendingJoin> {
+    let mut cancelled = Vec::with_capacity(joins.len());
+    for join in joins {
+        cancelled.push(join.cancel(refusal).await);
+    }
+    cancelled
 }
 
 /// Lets other tasks run between the slices of a long list.
