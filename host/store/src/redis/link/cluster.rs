@@ -59,6 +59,15 @@ struct SlotTable {
 }
 
 impl SlotTable {
+    /// The server that has a slot. The client library has the same function, but it panics if a slot before the
+    /// first range is looked up.
+    fn server_of(&self, slot: u16) -> Option<&Server> {
+        let ranges = self.routing.slots();
+        let after = ranges.partition_point(|range| range.start <= slot);
+        let range = ranges.get(after.checked_sub(1)?)?;
+        (slot <= range.end).then_some(&range.primary)
+    }
+
     /// First and last slot of each range, and the server that has it.
     fn slots(&self) -> Vec<(u16, u16, &Server)> {
         self.routing.slots().iter().map(|range| (range.start, range.end, &range.primary)).collect()
@@ -122,14 +131,14 @@ impl Cluster {
     /// The server that has the slot of a key or channel.
     pub(super) fn endpoint_of(&self, key: &str) -> Result<Arc<Endpoint>, Error> {
         let table = self.table.load();
-        let server = table.routing.get_server(redis_keyslot(key.as_bytes()));
+        let server = table.server_of(redis_keyslot(key.as_bytes()));
         let endpoint = server.and_then(|server| table.endpoints.get(server)).cloned();
         endpoint.ok_or_else(|| Error::new(ErrorKind::Cluster, "no server of the Cluster has this slot"))
     }
 
     /// The address of the server that has the slot of a key or channel.
     pub(super) fn server_of(&self, key: &str) -> Option<Server> {
-        self.table.load().routing.get_server(redis_keyslot(key.as_bytes())).cloned()
+        self.table.load().server_of(redis_keyslot(key.as_bytes())).cloned()
     }
 
     /// A connected server: the next one with each call.
@@ -271,4 +280,26 @@ fn epoch_in(info: &Value) -> Option<u64> {
 
 fn open(common: &Arc<Common>, server: &Server) -> Result<Arc<Endpoint>, ClientError> {
     Endpoint::open(common, &ServerConfig::Centralized { server: server.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: a slot that no server had, before all others, was a panic.
+    #[test]
+    fn a_slot_that_no_server_has_is_not_found() {
+        let range = |from: i64, to: i64, port: i64| {
+            let server = Value::Array(vec!["host".into(), port.into(), "id".into()]);
+            Value::Array(vec![from.into(), to.into(), server])
+        };
+        let slots = Value::Array(vec![range(300, 400, 2), range(100, 200, 1)]);
+        let routing = ClusterRouting::from_cluster_slots(slots, "default").unwrap();
+        let table = SlotTable { routing, endpoints: HashMap::new() };
+        let port = |slot| table.server_of(slot).map(|server| server.port);
+        assert_eq!([100, 200, 300, 400].map(port), [Some(1), Some(1), Some(2), Some(2)]);
+        assert_eq!([0, 99, 201, 299, 401, 16383].map(port), [None; 6]);
+        let empty = SlotTable { routing: ClusterRouting::new(), endpoints: HashMap::new() };
+        assert_eq!(empty.server_of(0), None);
+    }
 }
