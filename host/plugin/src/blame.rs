@@ -37,18 +37,15 @@ pub(crate) enum Blame<'a> {
     Messages { room: &'a str, publisher: Option<&'a str> },
 }
 
-/// Breakers by name.
-type Breakers = HashMap<Box<str>, Breaker>;
-
 /// The breakers of everybody who caused failures recently.
 #[derive(Default)]
 pub(crate) struct BlameBreakers {
-    principals: Breakers,
-    history_readers: Breakers,
+    principals: HashMap<Box<str>, Breaker>,
+    history_readers: HashMap<Box<str>, Breaker>,
     /// By [`messages_key`].
-    messages: Breakers,
+    messages: HashMap<Box<str>, Breaker>,
     /// For the filters of a room, if messages of several publishers fail on them.
-    filters: Breakers,
+    filters: HashMap<Box<str>, Breaker>,
     hasher: RandomState,
 }
 
@@ -127,7 +124,10 @@ impl BlameBreakers {
         if breakers.is_empty() { None } else { breakers.get_mut(&*name) }
     }
 
-    fn breakers_of<'a>(&mut self, blame: Blame<'a>) -> Option<(&mut Breakers, Cow<'a, str>)> {
+    fn breakers_of<'a>(
+        &mut self,
+        blame: Blame<'a>,
+    ) -> Option<(&mut HashMap<Box<str>, Breaker>, Cow<'a, str>)> {
         match blame {
             Blame::Host => None,
             Blame::Principal(name) => Some((&mut self.principals, name.into())),
@@ -139,7 +139,11 @@ impl BlameBreakers {
     }
 }
 
-fn find_or_add<'a>(breakers: &'a mut Breakers, name: &str, now: Instant) -> &'a mut Breaker {
+fn find_or_add<'a>(
+    breakers: &'a mut HashMap<Box<str>, Breaker>,
+    name: &str,
+    now: Instant,
+) -> &'a mut Breaker {
     if !breakers.contains_key(name) {
         evict(breakers, now);
     }
@@ -147,7 +151,7 @@ fn find_or_add<'a>(breakers: &'a mut Breakers, name: &str, now: Instant) -> &'a 
 }
 
 /// If there are too many breakers, removes all healthy ones, or else the one whose last failure is the oldest.
-fn evict(breakers: &mut Breakers, now: Instant) {
+fn evict(breakers: &mut HashMap<Box<str>, Breaker>, now: Instant) {
     if breakers.len() < MAX_BREAKERS {
         return;
     }
