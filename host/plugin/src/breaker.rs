@@ -80,10 +80,10 @@ impl Breaker {
 
     /// Records a failure. If it opens the breaker, returns for how long.
     pub(crate) fn record_failure(&mut self, now: Instant, origin: FailureOrigin) -> Option<Duration> {
-        // After a long time without failures, it starts anew, even if nothing has ended a trial. Otherwise the
-        // pause keeps doubling.
+        // After a long time without failures, the pause starts at its minimum again. Otherwise it keeps
+        // doubling.
         if self.is_healthy(now) {
-            (self.state, self.pause) = (State::Closed, FIRST_PAUSE);
+            self.pause = FIRST_PAUSE;
         }
         self.last_failure = Some(now);
         self.remember(now, origin);
@@ -110,11 +110,6 @@ impl Breaker {
     /// Whether there has been no failure for so long that the breaker's state no longer matters.
     pub(crate) fn is_healthy(&self, now: Instant) -> bool {
         self.last_failure.is_none_or(|last| now.duration_since(last) > MAX_PAUSE + FAILURE_WINDOW)
-    }
-
-    /// Whether it is open or on trial, and not only because nobody has made a call since.
-    pub(crate) fn is_suspicious(&self, now: Instant) -> bool {
-        !matches!(self.state, State::Closed) && !self.is_healthy(now)
     }
 
     pub(crate) fn last_failure(&self) -> Option<Instant> {
@@ -209,11 +204,6 @@ mod tests {
         assert!(breaker.admit(start + 4 * SECOND).is_ok());
         breaker.record_success();
         assert_eq!(open(&mut breaker, start + 200 * SECOND), SECOND);
-        // Nothing has succeeded since, but a single failure is not repeated failure.
-        assert!(breaker.admit(start + 202 * SECOND).is_ok());
-        assert!(breaker.is_suspicious(start + 202 * SECOND));
-        assert_eq!(breaker.record_failure(start + 400 * SECOND, FailureOrigin::Host), None);
-        assert!(!breaker.is_suspicious(start + 400 * SECOND));
     }
 
     #[test]
