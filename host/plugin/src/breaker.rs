@@ -1,5 +1,5 @@
 //! A circuit breaker: stops calls for a while after repeated failures. There is one for each plugin, and one
-//! for everybody who makes a plugin fail (`blame.rs`).
+//! for each principal, history reader and room whose requests make a plugin fail (`blame.rs`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Whose call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureOrigin {
-    /// A call of the host itself, or any call in a breaker that belongs to whoever is to blame.
+    /// A call of the host itself, or any call in a breaker that belongs to a single principal or room.
     Host,
     /// A call for a principal, identified by a hash of its name.
     Principal(u64),

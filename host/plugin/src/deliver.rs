@@ -1,6 +1,6 @@
 //! Evaluating filters: which of them a message passes, in one call for all. If that call fails, further calls
 //! find out whether the filters of one principal or the message itself are the cause, so that nobody loses
-//! messages because of the filters or messages of others. Who is blamed for what is in `blame.rs`.
+//! messages because of the filters of others.
 
 use super::blame::Blame;
 use super::failure::{CallFailure, PluginFunction};
@@ -21,7 +21,7 @@ const MAX_SEARCH_FAILURES: usize = 8;
 #[derive(Clone, Copy)]
 pub enum Audience<'a> {
     /// For the members of the room, when the message is published. The function returns the publisher's id,
-    /// if it is known; it is called only if the plugin failed, now or recently in this room.
+    /// if it is known; it is called only if the plugin failed.
     Members(&'a dyn Fn() -> Option<Arc<str>>),
     /// For one principal, given by its id, that reads the history.
     HistoryReader(&'a str),
@@ -120,11 +120,7 @@ impl Governor {
         let mut guest_ids = mem::take(&mut self.guest_ids);
         let mut guest_positions = mem::take(&mut self.guest_positions);
         let message = MessageRef { room, event, data };
-        let publisher = match audience {
-            Audience::Members(publisher) if self.blame_breakers.suspects_messages_in(room) => publisher(),
-            _ => None,
-        };
-        let blame = audience.blame(room, publisher.as_deref());
+        let blame = audience.blame(room);
         let mut answer = self.apply_plans(ids, blame, &mut guest_ids, &mut guest_positions, results);
         if answer.is_ok() && !guest_ids.is_empty() {
             let call = |instance: &mut Instance| instance.matches(room, event, data, &guest_ids);
@@ -202,8 +198,7 @@ impl Governor {
 
     /// Evaluates the filters of some principals at a time, by bisection, until it is known which ones fail.
     /// Those get no result. If the call fails even with the filters of each single principal, the message is
-    /// to blame. With filters of only one principal, nobody can tell, so only this publisher's messages in
-    /// this room are affected.
+    /// to blame.
     fn find_culprits(
         &mut self,
         message: MessageRef<'_>,
@@ -253,46 +248,17 @@ impl Governor {
             .filter_map(|culprit| owners[*culprit].0.as_ref())
             .filter(|_| any_answered)
             .collect();
+        let publisher = match audience {
+            Audience::Members(publisher) if owners.len() > 1 && !any_answered => publisher(),
+            _ => None,
+        };
         let mut rejection = None;
         for culprit in &culprits {
             rejection = Some(self.handle_failure(failure, Blame::Principal(culprit)));
         }
         self.last_culprit = culprits.last().map(|culprit| (*culprit).clone());
-        let rejection = rejection.unwrap_or_else(|| {
-            let publisher = match audience {
-                Audience::Members(publisher) => publisher(),
-                Audience::HistoryReader(_) => None,
-            };
-            match publisher.as_deref() {
-                Some(publisher) if owners.len() > 1 && !any_answered => {
-                    self.handle_failure(failure, Blame::Principal(publisher))
-                }
-                publisher => {
-                    if let Some(publisher) = publisher {
-                        let failed = guest_ids.iter().zip(&answers).filter(|(_, answer)| answer.is_none());
-                        let failed = failed.map(|(id, _)| FilterId(*id));
-                        self.suspect_filters(failed, message.room, publisher);
-                    }
-                    self.handle_failure(failure, audience.blame(message.room, publisher))
-                }
-            }
-        });
-        (answers, rejection)
-    }
-
-    /// These filters of a room failed on a message of this publisher, and one of both is the cause. If they
-    /// fail on messages of several publishers, stops evaluating them for a while.
-    fn suspect_filters(&mut self, filters: impl Iterator<Item = FilterId>, room: &str, publisher: &str) {
-        let now = Instant::now();
-        if let Some(pause) = self.blame_breakers.record_filter_failure(room, publisher, now) {
-            tracing::error!(
-                plugin = self.name(),
-                room,
-                ?pause,
-                "filters suspended: they made the plugin fail on messages of several publishers"
-            );
-            self.filters.suspend_filters(filters, now, now + pause);
-        }
+        let blame = publisher.as_deref().map_or(audience.blame(message.room), Blame::Principal);
+        (answers, rejection.unwrap_or_else(|| self.handle_failure(failure, blame)))
     }
 
     /// Groups positions in `guest_ids` by the filter's owner. The last culprit comes first.
@@ -310,12 +276,9 @@ impl Governor {
 
 impl<'a> Audience<'a> {
     /// Whom to blame for a failure as long as nothing more is known.
-    fn blame<'b>(self, room: &'b str, publisher: Option<&'b str>) -> Blame<'b>
-    where
-        'a: 'b,
-    {
+    fn blame(self, room: &'a str) -> Blame<'a> {
         match self {
-            Audience::Members(_) => Blame::Messages { room, publisher },
+            Audience::Members(_) => Blame::Room(room),
             Audience::HistoryReader(id) => Blame::HistoryReader(id),
         }
     }

@@ -22,8 +22,8 @@ const MIN_DOMINANT_BYTES: usize = MAX_TOTAL_BYTES / 16;
 /// After this many filters went out of use, the guest is told to release them.
 const RELEASE_BATCH: usize = 64;
 
-/// The number of an interned filter. Filters with equal canonical forms have the same number, so members can be
-/// grouped by it.
+/// The number of an interned filter. Filters with equal canonical forms have the same number, so members can
+/// be grouped by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FilterId(pub(super) u32);
 
@@ -161,26 +161,19 @@ impl FilterTable {
     /// The principal whose filters use more than half of all bytes, if that is a lot: its filters fill the
     /// memory of an instance.
     pub(crate) fn dominant_holder(&self) -> Option<&Arc<str>> {
-        let (principal_id, usage) = self.holders.largest()?;
-        (usage.bytes > self.bytes / 2 && usage.bytes > MIN_DOMINANT_BYTES).then_some(principal_id)
+        let (who, usage) = self.holders.largest()?;
+        (usage.bytes > self.bytes / 2 && usage.bytes > MIN_DOMINANT_BYTES).then_some(who)
     }
 
     /// Stops evaluating the filters that a principal added, until the given time. Forgets suspensions that
     /// are over.
-    pub(crate) fn suspend(&mut self, principal_id: &str, now: Instant, until: Instant) {
-        let ids = self.owned_by(principal_id);
-        self.suspend_filters(ids.into_iter(), now, until);
-    }
-
-    /// Stops evaluating these filters until the given time.
-    pub(crate) fn suspend_filters(
-        &mut self,
-        ids: impl Iterator<Item = FilterId>,
-        now: Instant,
-        until: Instant,
-    ) {
+    pub(crate) fn suspend(&mut self, who: &str, now: Instant, until: Instant) {
         self.suspended.retain(|_, until| now < *until);
-        self.suspended.extend(ids.map(|id| (id, until)));
+        let owned = |(slot, id): (&Option<FilterEntry>, u32)| {
+            let entry = slot.as_ref()?;
+            (*entry.owner == *who).then_some((FilterId(id), until))
+        };
+        self.suspended.extend(self.slots.iter().zip(0..).filter_map(owned));
     }
 
     /// Whether any filter is suspended, or was recently.

@@ -45,7 +45,7 @@ pub(crate) enum GovernorRole {
 }
 
 /// Owns one plugin's instance on one shard, the filters in use there, the cached answers about room names,
-/// and the breakers: that of the plugin, and those of whoever made it fail.
+/// and the breakers: that of the plugin, and those of principals and rooms whose requests made it fail.
 ///
 /// A call blocks for at most the plugin's budget. If an instance has to be started first, that takes up to 10
 /// budgets, and compiling many filters on it up to 100.
@@ -59,7 +59,7 @@ pub struct Governor {
     pub(super) filters: FilterTable,
     pub(super) room_names: RoomNameCache,
     breaker: Breaker,
-    pub(super) blame_breakers: BlameBreakers,
+    blame_breakers: BlameBreakers,
     /// The principal whose filter made the plugin fail last. Its filters are suspected first at the next
     /// failure.
     pub(super) last_culprit: Option<Arc<str>>,
@@ -193,7 +193,7 @@ impl Governor {
         Ok(answer)
     }
 
-    /// Records that a call on this behalf was successful.
+    /// Records that a call on this behalf succeeded.
     pub(super) fn record_success(&mut self, blame: Blame<'_>) {
         if self.blame_breakers.record_success(blame) {
             tracing::info!(

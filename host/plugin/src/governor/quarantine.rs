@@ -42,10 +42,7 @@ impl Governor {
             Blame::Host => ("the host".to_owned(), "calls"),
             Blame::Principal(id) => (format!("principal '{id}'"), "requests"),
             Blame::HistoryReader(id) => (format!("history for principal '{id}'"), "filters"),
-            Blame::Messages { room, publisher: None } => (format!("room '{room}'"), "messages"),
-            Blame::Messages { room, publisher: Some(id) } => {
-                (format!("principal '{id}' in room '{room}'"), "messages")
-            }
+            Blame::Room(room) => (format!("room '{room}'"), "messages"),
         };
         Rejection::failed(format!(
             "{subject} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
