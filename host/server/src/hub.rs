@@ -90,6 +90,7 @@ pub(crate) struct Hub {
     history_reads: FairSemaphore,
     /// Limits concurrent requests that name many rooms.
     long_requests: FairSemaphore,
+    takeovers: FairSemaphore,
     shards: Vec<ShardHandle>,
 }
 
@@ -147,6 +148,18 @@ impl Hub {
     /// Whether a plugin has a connect hook.
     pub(crate) fn has_connect_hook(&self) -> bool {
         self.connect_authorizer.has_governors()
+    }
+
+    /// Does the same as [`authorize_connect`](Self::authorize_connect) for a connection that has no slot yet,
+    /// because it wants to take a session over. A principal makes one such call at a time, so however often a
+    /// client sends the token of a session, it does not fill the queue of the plugins.
+    pub(crate) async fn authorize_takeover(
+        &self,
+        principal: &Arc<str>,
+        connecting: ConnectRequest,
+    ) -> Result<Limits, Refusal> {
+        let _permit = self.takeovers.acquire(principal).await;
+        self.authorize_connect(connecting).await
     }
 
     /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their

@@ -151,7 +151,7 @@ impl JoinReceiver {
 
 /// The refusal if a plugin does not answer in time, because its queue is too long or its calls are too slow.
 fn plugin_overloaded() -> Refusal {
-    let message = "the room's plugin has too much to do and has not answered in time; try again";
+    let message = "the room's plugin is overloaded and did not answer in time; try again";
     Refusal::retry(ErrorCode::Overloaded, message, 1000)
 }
 

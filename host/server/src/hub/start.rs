@@ -38,6 +38,10 @@ pub(crate) struct HubConfig {
     pub vitals: VitalTasks,
 }
 
+/// How many connections may ask plugins at a time whether they may take a session over. The plugins have one
+/// thread for these questions.
+const MAX_CONCURRENT_TAKEOVERS: usize = 64;
+
 impl Hub {
     /// Starts the shards: one thread for each plugin, so that a slow plugin delays only its own rooms, and
     /// one task per core for all other rooms. They end with the hub. `store` creates the store that feeds
@@ -104,6 +108,7 @@ impl Hub {
             history_reads: FairSemaphore::new(MAX_CONCURRENT_HISTORY_READS),
             // Leaves cores for other requests.
             long_requests: FairSemaphore::new((cores / 2).max(1)),
+            takeovers: FairSemaphore::new(MAX_CONCURRENT_TAKEOVERS),
             shards,
         }))
     }

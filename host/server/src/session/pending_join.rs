@@ -85,7 +85,7 @@ impl GrantedJoin {
 }
 
 impl CompletedJoin {
-    /// The room keeps nothing for the client. `name` is the name that the client used.
+    /// The result of a join that was refused. `name` is the name that the client used.
     pub(super) fn refused(name: &str, refusal: Refusal, kind: AnswerKind) -> Self {
         let (status, recovered) = match kind {
             AnswerKind::Subscribed => (Some(reply::RoomStatus::Rejected), None),
@@ -97,13 +97,13 @@ impl CompletedJoin {
 }
 
 impl PendingJoin {
-    pub(super) fn new(options: JoinOptions) -> Self {
-        Self { name: options.room.to_string(), state: JoinState::Requested(options) }
-    }
-
-    /// An entry that is refused without asking the shard.
-    pub(super) fn refused(name: &str, refusal: Refusal) -> Self {
-        Self { name: clip(name).to_owned(), state: JoinState::Refused(refusal, None) }
+    /// `name` is the name that the client used. An entry without options is refused without asking the shard.
+    pub(super) fn new(name: &str, options: Result<JoinOptions, Refusal>) -> Self {
+        let state = match options {
+            Ok(options) => JoinState::Requested(options),
+            Err(refusal) => JoinState::Refused(refusal, None),
+        };
+        Self { name: clip(name).to_owned(), state }
     }
 
     /// The canonical name of the room, once the shard has answered. A join that is refused later keeps it.

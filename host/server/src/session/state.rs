@@ -3,7 +3,7 @@
 
 use super::{
     client_session::rejected,
-    pending_join::{JoinOptions, JoinState, PendingJoin, clip, named_twice},
+    pending_join::{JoinOptions, PendingJoin, named_twice},
 };
 use crate::{
     hub::Seat,
@@ -176,11 +176,7 @@ impl SessionState {
             Ok(JoinOptions { room, filter: filter.map(Into::into), since })
         };
         let mut pending = |wanted: request::RequestedRoom<'_>| {
-            let state = match options(&wanted.room, wanted.options) {
-                Ok(options) => JoinState::Requested(options),
-                Err(refusal) => JoinState::Refused(refusal, None),
-            };
-            PendingJoin { name: clip(&wanted.room).to_owned(), state }
+            PendingJoin::new(&wanted.room, options(&wanted.room, wanted.options))
         };
         rooms.into_iter().map(&mut pending).collect()
     }

@@ -163,31 +163,31 @@ pub(super) async fn a_check_tells_what_resuming_would_do_and_changes_nothing(s: 
     let check = async |token, principal: &Arc<str>, limit| {
         s.store.sessions.check_resume(token, principal, limit).await.unwrap()
     };
-    let hold = s.member("acme", "a", None).await;
+    let handle = s.member("acme", "a", None).await;
     let slot = s.acquire_slot(&acme, 1).await.expect("the only slot");
     let unknown = SessionToken::random();
 
     // A connection holds the session and is about to release its slot.
     for limit in [None, Some(1)] {
-        assert_eq!(check(hold.token, &acme, limit).await, ResumeCheck::Allowed);
+        assert_eq!(check(handle.token, &acme, limit).await, ResumeCheck::Allowed);
     }
-    assert_eq!(check(hold.token, &zed, Some(1)).await, ResumeCheck::NotFound);
+    assert_eq!(check(handle.token, &zed, Some(1)).await, ResumeCheck::NotFound);
     assert_eq!(check(unknown, &acme, None).await, ResumeCheck::NotFound);
     assert_eq!(check(unknown, &acme, Some(2)).await, ResumeCheck::NotFound);
     assert_eq!(check(unknown, &acme, Some(1)).await, ResumeCheck::LimitReached(1));
     let position = s.position_on_joining("b").await;
-    s.join(hold, "b", None, &position).await;
+    s.join(handle, "b", None, &position).await;
 
     // Nobody holds it, so a free slot is needed.
-    s.store.sessions.detach(hold);
-    s.eventually(async || check(hold.token, &acme, Some(1)).await == ResumeCheck::LimitReached(1)).await;
+    s.store.sessions.detach(handle);
+    s.eventually(async || check(handle.token, &acme, Some(1)).await == ResumeCheck::LimitReached(1)).await;
     for limit in [None, Some(2)] {
-        assert_eq!(check(hold.token, &acme, limit).await, ResumeCheck::Allowed);
+        assert_eq!(check(handle.token, &acme, limit).await, ResumeCheck::Allowed);
     }
     drop(slot);
-    s.eventually(async || check(hold.token, &acme, Some(1)).await == ResumeCheck::Allowed).await;
+    s.eventually(async || check(handle.token, &acme, Some(1)).await == ResumeCheck::Allowed).await;
     assert!(s.acquire_slot(&acme, 1).await.is_ok(), "a check takes no slot");
 
     s.units(SESSION_TTL_UNITS + 2).await;
-    s.eventually(async || check(hold.token, &acme, Some(1)).await == ResumeCheck::NotFound).await;
+    s.eventually(async || check(handle.token, &acme, Some(1)).await == ResumeCheck::NotFound).await;
 }

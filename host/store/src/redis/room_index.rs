@@ -200,12 +200,16 @@ pub(super) async fn read_page(
     Ok(known.map(room).collect())
 }
 
-/// Removes rooms that do not exist from the index, unless they were listed again. Returns how many were
-/// removed.
+/// Removes rooms that do not exist from the index, unless they were listed in the last 5 s or since the page was
+/// read. Returns how many were removed.
 pub(super) async fn unlist_gone(context: &Context, page: &[IndexedRoom]) -> Result<u64, Unavailable> {
     let Context { link, names, cluster_clock, .. } = context;
-    let recent = cluster_clock.now() + (FIRST_CHECK_DELAY - CREATION_WINDOW).as_millis() as u64;
-    let gone = page.iter().filter(|room| room.summary.is_none() && room.check.is_none_or(|at| at <= recent));
+    let first_check = cluster_clock.now() + FIRST_CHECK_DELAY.as_millis() as u64;
+    let was_just_listed = |check: u64| {
+        let since = first_check.checked_sub(check);
+        since.is_some_and(|since| since < CREATION_WINDOW.as_millis() as u64)
+    };
+    let gone = page.iter().filter(|room| room.summary.is_none() && !room.check.is_some_and(was_just_listed));
     let gone: Vec<_> = gone.map(|room| (&*room.name, room.check)).collect();
     match gone.is_empty() {
         true => Ok(0),

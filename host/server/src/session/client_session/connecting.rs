@@ -96,7 +96,7 @@ impl ClientSession {
         permit: Option<Permit>,
         connection: &Connection,
     ) -> Result<Admitted, Refusal> {
-        let request = || ConnectRequest {
+        let connect_request = || ConnectRequest {
             principal: Policy::principal(&key.principal, &key.tier),
             remote: client.remote.to_string(),
             origin: client.origin.clone(),
@@ -105,11 +105,14 @@ impl ClientSession {
         // and no call of a plugin.
         let max_connections = permit.is_none().then_some(key.limits.connections);
         // Taking a session over closes its connection. So if a plugin may refuse this connection, it is asked
-        // before that, but only about a session that can be taken over.
+        // before that, but only about a session that can be taken over. If the first plugin with a connect hook
+        // is activated just now, it is asked after the takeover.
         let mut limits = None;
         if let Some(token) = session.filter(|_| hub.has_connect_hook()) {
             match hub.check_resume(token, &key.principal, max_connections).await? {
-                ResumeCheck::Allowed => limits = Some(hub.authorize_connect(request()).await?),
+                ResumeCheck::Allowed => {
+                    limits = Some(hub.authorize_takeover(&key.principal, connect_request()).await?);
+                }
                 ResumeCheck::NotFound => session = None,
                 ResumeCheck::LimitReached(count) => return Err(hub::connection_limit_reached(key, count)),
             }
@@ -117,13 +120,13 @@ impl ClientSession {
         let (mut resumed, mut slot) = (None, None);
         if let Some(token) = session {
             match hub.resume_session(token, connection, client.since, max_connections).await? {
-                ResumeResult::Resumed(mut session) => {
+                ResumeResult::Resumed(mut taken) => {
                     connection.session.set(token).expect("set once");
-                    slot = session.permit.take();
-                    if let Some(previous) = session.previous.and_then(|id| hub.connections.get(id)) {
+                    slot = taken.permit.take();
+                    if let Some(previous) = taken.previous.and_then(|id| hub.connections.get(id)) {
                         previous.outbox.close(Close::TakenOver);
                     }
-                    resumed = Some(session);
+                    resumed = Some(taken);
                 }
                 ResumeResult::NotFound(acquired) => slot = acquired,
                 ResumeResult::LimitReached(count) => return Err(hub::connection_limit_reached(key, count)),
@@ -139,7 +142,7 @@ impl ClientSession {
         };
         let limits = match limits {
             Some(limits) => limits,
-            None => hub.authorize_connect(request()).await?,
+            None => hub.authorize_connect(connect_request()).await?,
         };
         Ok(Admitted { permit, limits, resumed })
     }
@@ -151,8 +154,10 @@ impl ClientSession {
         }
         let reserved = self.connection.outbox.reserve();
         let rooms = [RoomName::broadcast(), self.state.inbox.clone()];
-        let options = |room| JoinOptions { room, filter: None, since: None };
-        let asked = rooms.map(|room| self.request_join(PendingJoin::new(options(room)), false));
+        let asked = rooms.map(|room| {
+            let options = JoinOptions { room: room.clone(), filter: None, since: None };
+            self.request_join(PendingJoin::new(&room, Ok(options)), false)
+        });
         let mut joins = vec![];
         for join in asked {
             let join = self.await_join(join, None).await;
@@ -185,11 +190,9 @@ impl ClientSession {
                 RoomKind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
                 RoomKind::Broadcast | RoomKind::Inbox => Ok(()),
             };
-            let join = match may {
-                Ok(()) => PendingJoin::new(JoinOptions { room: room.clone(), filter, since: Some(position) }),
-                Err(refusal) => PendingJoin::refused(&room, refusal),
-            };
-            asked.push((room, self.request_join(join, false)));
+            let options = may.map(|()| JoinOptions { room: room.clone(), filter, since: Some(position) });
+            let join = self.request_join(PendingJoin::new(&room, options), false);
+            asked.push((room, join));
         }
         let this = &*self;
         let answered = asked.into_iter().map(async |(room, join)| (room, this.await_join(join, None).await));
