@@ -135,6 +135,31 @@ fn a_message_that_fails_every_filter_counts_against_its_publisher_or_room() {
     }
 }
 
+/// Regression: after its quarantine, a room stayed on trial however many messages were delivered, so that a single
+/// failure quarantined it again, for longer.
+#[test]
+fn a_message_that_is_delivered_ends_the_trial_of_its_room() {
+    let mut governor = hostile(Value::Null);
+    let ids = [subscribe_as(&mut governor, "alice", "{}").unwrap()];
+    let mut deliver = |data: &[u8]| {
+        let mut bits = FilterResults::default();
+        governor.filter("bad:a", "", data, &ids, Audience::Members(&|| None), &mut bits).ok();
+        bits.passes(0)
+    };
+    let poison = br#"{"do": "panic", "in": "matches"}"#;
+    for _ in 0..5 {
+        assert!(!deliver(poison));
+    }
+    assert!(!deliver(b"{}"), "the room is quarantined");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !deliver(b"{}") {
+        assert!(Instant::now() < deadline, "the quarantine ends");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!deliver(poison));
+    assert!(deliver(b"{}"), "one failure does not quarantine the room again");
+}
+
 #[test]
 fn a_filter_that_fails_on_history_affects_only_its_reader() {
     let mut governor = hostile(Value::Null);
