@@ -174,7 +174,7 @@ async fn a_removed_signer_is_not_trusted_even_if_a_plugin_is_removed_too() {
     }
     for what in ["plugin 'goes' was removed", "plugin 'new' was added"] {
         assert!(
-            node.log().contains(&format!("{what}, which takes effect after a restart")),
+            node.log().contains(&format!("{what}; restart the node to apply it")),
             "{what}: {}",
             node.log()
         );

@@ -237,7 +237,11 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
     if args.key.json {
         return Ok(());
     }
-    print_line!("Every node accepts it within a second. To revoke it: switchyard key revoke {}", new.digest)?;
+    let config = args.config.map(|file| format!(" --config '{}'", file.display())).unwrap_or_default();
+    print_line!(
+        "Every node accepts it within a second. To revoke it: switchyard key revoke{config} {}",
+        new.digest
+    )?;
     report_replication(replication)?;
     Ok(())
 }
@@ -301,14 +305,17 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
     let keys = keyring.list().await.context("cannot list the keys in the store")?;
     let matching: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();
     let [key] = matching[..] else {
-        bail!(
-            "'{}' is the beginning of {}, but it must be that of exactly one; see `switchyard key list`",
-            args.digest,
-            match matching.len() {
-                0 => "no digest in the store".to_owned(),
-                several => format!("{several} digests in the store"),
-            }
-        );
+        match matching.len() {
+            0 => bail!(
+                "no key in the store has a digest that begins with '{}'; see `switchyard key list`",
+                args.digest
+            ),
+            several => bail!(
+                "{several} keys in the store have digests that begin with '{}'; give more of the digest, as \
+                 `switchyard key list` prints it",
+                args.digest
+            ),
+        }
     };
     let (_, replication) = revoke_digest(&keyring, &key.digest).await?;
     print_line!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0)?;

@@ -37,7 +37,7 @@ struct Cli {
 enum Command {
     /// Run a node
     Serve(serve::ServeArgs),
-    /// Check a configuration and report everything that `serve` would reject
+    /// Check a configuration and its plugins: report what `serve` would reject
     Check(check::CheckArgs),
     /// Create API keys and manage those in the store
     #[command(subcommand)]

@@ -4,6 +4,7 @@
 
 use super::breaker::{Breaker, FailureOrigin};
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,17 @@ pub(crate) enum Blame<'a> {
     HistoryReader(&'a str),
     /// A room, for a message whose publisher is not known. Only this room is affected.
     Room(&'a str),
+}
+
+impl fmt::Display for Blame<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("the host"),
+            Self::Principal(id) => write!(f, "principal '{id}'"),
+            Self::HistoryReader(id) => write!(f, "history for principal '{id}'"),
+            Self::Room(room) => write!(f, "room '{room}'"),
+        }
+    }
 }
 
 /// The breakers of everybody who caused failures recently.

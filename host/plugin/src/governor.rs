@@ -198,7 +198,7 @@ impl Governor {
         if self.blame_breakers.record_success(blame) {
             tracing::info!(
                 plugin = self.name(),
-                ?blame,
+                %blame,
                 "plugin answers again: the caller's quarantine has ended"
             );
         }
@@ -352,7 +352,7 @@ impl Governor {
         if let Some(pause) = self.blame_breakers.record_failure(blame, now) {
             tracing::error!(
                 plugin = self.name(),
-                ?blame,
+                %blame,
                 ?pause,
                 "caller quarantined for this plugin: its requests repeatedly made the plugin fail"
             );

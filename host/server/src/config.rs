@@ -317,6 +317,12 @@ mod tests {
                 "s.toml:1: tier: write [tier.NAME], such as [tier.default], not [[tier]]",
             ),
             ("[sever]\nframe = \"1KiB\"", "s.toml:1: unknown key `sever`, expected one of"),
+            ("[[keys]]\nprincipal = \"a\"", "s.toml:1: unknown key `keys`, expected one of"),
+            (
+                "[server]\nlisten = 127.0.0.1:8080",
+                "s.toml:2: server.listen: invalid number; a string needs quotation marks, such as",
+            ),
+            ("[session]\nttl = 2m", "s.toml:2: session.ttl: a string needs quotation marks, such as"),
             ("[cache]\nfolder = \"\"", "s.toml:2: cache.folder is empty; name a directory"),
             (
                 "[[key]]\ndigest = \"12\"\nprincipal = \"a\"\nscopes = []",

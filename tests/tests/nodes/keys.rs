@@ -71,7 +71,7 @@ async fn impossible_key_commands_are_reported() {
             &["add", "--principal", "a", "--scope", "publish", "--digest", "12"],
             "invalid digest; expected 'sha256:'",
         ),
-        (&["revoke", "sha256:00"], "'sha256:00' is the beginning of no digest in the store"),
+        (&["revoke", "sha256:00"], "no key in the store has a digest that begins with 'sha256:00'"),
     ] {
         let (good, printed) = key(&node, arguments).await;
         assert!(!good && printed.contains(expected), "{printed}");

@@ -86,6 +86,67 @@ async fn a_connection_that_a_plugin_refuses_does_not_close_the_one_that_holds_th
     old.round_trip().await;
 }
 
+/// Regression: an operator closed a connection while the plugin was asked about it. It took the session over
+/// nevertheless, and the session ended with it.
+#[tokio::test]
+async fn a_connection_that_is_closed_while_a_plugin_is_asked_takes_no_session() {
+    let file = guest("hostile").display().to_string();
+    let server = Server::start(&format!(
+        "[[plugin]]\nname = \"p\"\nfile = \"{file}\"\nrooms = [\"p:*\"]\nbudget = {{ call = \"3s\" }}\n\
+         config = {{ connect = \"busy-900\" }}\n"
+    ))
+    .await;
+    let mut old = Client::connect(&server).await;
+    old.subscribe(json!(["prices"])).await;
+    let mut new = Client::open(&*server.url).await;
+    new.send(json!({"type": "connect", "auth": {"apiKey": KEY}, "session": old.token()})).await;
+    let path = eventually("the plugin is being asked", async || {
+        let page = server.get("/v1/connections").await;
+        let mut ids = page["connections"].as_array().expect("a list").iter().map(|one| one["id"].clone());
+        let id = ids.find(|id| *id != old.connected["connection"])?;
+        Some(format!("/v1/connections/{}", id.as_str().expect("an id")))
+    })
+    .await;
+    assert_eq!(server.call("DELETE", &path, Some(KEY), "").await.0, 204);
+    assert_eq!(new.closed().await.code, 4403);
+    let mut publisher = Client::connect(&server).await;
+    publisher.publish("prices", json!(1)).await;
+    assert_eq!(old.expect("message").await["data"], 1);
+    let token = old.token();
+    old.cut();
+    assert_eq!(Client::resume(&server, &token).await.connected["resumed"], true);
+}
+
+/// Regression: on resuming, the join under one name was recorded, and the one under the other name, refused because
+/// the connection was joining already, removed the room again.
+#[tokio::test]
+async fn a_session_keeps_a_room_when_a_plugin_gives_its_two_names_the_same_room() {
+    let plugin = |name: &str, config: &str| {
+        let file = guest(name).display().to_string();
+        format!("[[plugin]]\nname = \"p\"\nfile = \"{file}\"\nrooms = [\"*:ethereum\"]\nconfig = {config}\n")
+    };
+    let server = Server::start(&plugin("hostile", "{}")).await;
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["curve:ethereum", "CURVE:ethereum"])).await;
+    let token = client.token();
+    client.cut();
+    let config = "{ protocols = [\"curve\"], chains = [\"ethereum\"] }";
+    server.reconfigure(&(Server::keys() + &plugin("protocol_rooms", config)));
+    eventually("the plugin that knows one spelling is active", async || {
+        let mut other = Client::connect(&server).await;
+        let subscribed = other.ask(json!({"type": "subscribe", "rooms": ["CURVE:ethereum"]})).await;
+        (subscribed["results"][0]["room"] == "curve:ethereum").then_some(())
+    })
+    .await;
+    for _ in 0..2 {
+        let resumed = Client::resume(&server, &token).await;
+        let rooms = resumed.connected["rooms"].as_array().expect("a list");
+        let joined = rooms.iter().any(|room| room["room"] == "curve:ethereum" && room.get("error").is_none());
+        assert!(joined, "{rooms:?}");
+        resumed.cut();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_concurrent_resumes_one_wins() {
     let server = Server::start("").await;

@@ -38,14 +38,14 @@ impl Governor {
 
     pub(super) fn quarantined(&self, blame: Blame<'_>, remaining: Duration) -> Rejection {
         let (seconds, plugin) = (remaining.as_secs() + 1, self.name());
-        let (subject, what) = match blame {
-            Blame::Host => ("the host".to_owned(), "calls"),
-            Blame::Principal(id) => (format!("principal '{id}'"), "requests"),
-            Blame::HistoryReader(id) => (format!("history for principal '{id}'"), "filters"),
-            Blame::Room(room) => (format!("room '{room}'"), "messages"),
+        let what = match blame {
+            Blame::Host => "calls",
+            Blame::Principal(_) => "requests",
+            Blame::HistoryReader(_) => "filters",
+            Blame::Room(_) => "messages",
         };
         Rejection::failed(format!(
-            "{subject} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
+            "{blame} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
              in {seconds} s"
         ))
     }

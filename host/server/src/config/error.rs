@@ -39,7 +39,7 @@ impl ConfigError {
 }
 
 /// Terms of Rust in the messages of serde and the TOML parser, and the terms that operators know.
-const TERMS: [(&str, &str); 14] = [
+const TERMS: [(&str, &str); 16] = [
     ("unknown field ", "unknown key "),
     ("missing field ", "missing key "),
     ("duplicate field ", "duplicate key "),
@@ -54,6 +54,14 @@ const TERMS: [(&str, &str); 14] = [
     ("expected u64", "expected a whole number"),
     ("expected usize", "expected a whole number"),
     ("expected path string", "expected a path"),
+    (
+        "string values must be quoted, expected literal string",
+        "a string needs quotation marks, such as \"2m\"",
+    ),
+    (
+        "invalid float, expected nothing",
+        "invalid number; a string needs quotation marks, such as \"127.0.0.1:8080\"",
+    ),
 ];
 
 /// Keys that are lists of tables.
@@ -77,10 +85,12 @@ pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) 
             LISTS_OF_TABLES.contains(&&*key).then(|| format!("{key}: write [[{key}]], not [{key}]"))
         }
         message if message.ends_with("expected a table") && is_tier => {
-            Some(format!("tier: write [tier.NAME], such as [tier.default], not {header}"))
+            let given = if header.is_empty() { &key } else { &header };
+            Some(format!("tier: write [tier.NAME], such as [tier.default], not {given}"))
         }
         // The parser takes the tables of a list for the fields of the section, so its message misleads.
         _ if LISTS_OF_TABLES.contains(&&*key) => None,
+        message if message.starts_with("unknown key") => None,
         _ => (header == format!("[[{key}]]")).then(|| format!("{key}: write [{key}], not [[{key}]]")),
     };
     match wrong_brackets {

@@ -207,7 +207,7 @@ impl Reloader {
     fn apply_plugins(&mut self, config: Config) {
         let (plugins, after_restart) = apply_config(&self.config.plugins, &config);
         for change in after_restart {
-            tracing::warn!("{change}, which takes effect after a restart");
+            tracing::warn!("{change}; restart the node to apply it");
         }
         (self.config.plugins, self.config.signatures) = (plugins, config.signatures);
     }
@@ -218,7 +218,7 @@ impl Reloader {
             self.config.server.tls = config.server.tls.clone();
         }
         for section in config.sections_that_need_restart(&self.config) {
-            tracing::warn!("[{section}] has changed, which takes effect after a restart");
+            tracing::warn!("[{section}] was changed; restart the node to apply it");
         }
     }
 }

@@ -25,6 +25,11 @@ impl Outbox {
         self.closing.notify_waiters();
     }
 
+    /// Whether [`Self::close`] was called.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.lock().close.is_some()
+    }
+
     /// Waits until [`Self::close`] is called, and returns the reason.
     pub(crate) async fn closed(&self) -> Close {
         loop {

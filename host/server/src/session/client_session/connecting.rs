@@ -21,7 +21,9 @@ use switchyard_protocol::{
     Close, ErrorCode, Id, Refusal, reply,
     room::{RoomKind, RoomName},
 };
-use switchyard_store::{Membership, ResumeCheck, ResumeResult, ResumedSession, SessionToken, key::Scope};
+use switchyard_store::{
+    Join, Membership, ResumeCheck, ResumeResult, ResumedSession, SessionToken, key::Scope,
+};
 
 /// What a new connection has before it joins rooms.
 struct Admitted {
@@ -112,6 +114,10 @@ impl ClientSession {
             match hub.check_resume(token, &key.principal, max_connections).await? {
                 ResumeCheck::Allowed => {
                     limits = Some(hub.authorize_takeover(&key.principal, connect_request()).await?);
+                    // The key was revoked meanwhile, or an operator closed the connection. It gets a session of
+                    // its own and is closed as soon as it serves; another connection must not lose its session
+                    // to it.
+                    session = session.filter(|_| !connection.outbox.is_closing());
                 }
                 ResumeCheck::NotFound => session = None,
                 ResumeCheck::LimitReached(count) => return Err(hub::connection_limit_reached(key, count)),
@@ -217,6 +223,8 @@ impl ClientSession {
             }
             completed.extend(self.complete_join(join, AnswerKind::Resumed).await);
         }
+        // Two names of the session may belong to one room by now. The session keeps that room.
+        left.retain(|room| !renamed.iter().any(|join: &Join| join.room == *room));
         self.services.hub.record_joins(&self.connection, renamed).await?;
         self.services.hub.record_leaves(&self.connection, left).await?;
         self.count_rooms();
