@@ -10,7 +10,7 @@ use std::{
     process::Stdio,
 };
 use switchyard_tests::{
-    Answer, Certificate, Client, EVENT_TIMEOUT, KEY, Process, Server, command, guest, run,
+    Answer, Certificate, Client, EVENT_TIMEOUT, KEY, Process, Server, command, eventually, guest, run,
 };
 use tokio::time::timeout;
 
@@ -108,8 +108,12 @@ async fn an_invalid_log_level_is_reported_and_the_default_applies() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("s.toml"), format!("{PORTS}{}", Server::keys())).expect("a file");
     let _process = Process::serve(folder.path(), &["--config", "s.toml"], &[("RUST_LOG", "inf")]).await;
-    let log = log(folder.path());
-    assert!(log.contains("RUST_LOG 'inf'") && log.contains(" INFO "), "{log}");
+    // The log is written by a thread of its own, perhaps after the addresses are printed.
+    eventually("a warning, and lines of the default level", async || {
+        let log = log(folder.path());
+        (log.contains("RUST_LOG 'inf'") && log.contains(" INFO ")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

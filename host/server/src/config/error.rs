@@ -85,7 +85,7 @@ pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) 
             LISTS_OF_TABLES.contains(&&*key).then(|| format!("{key}: write [[{key}]], not [{key}]"))
         }
         message if message.ends_with("expected a table") && is_tier => {
-            let given = if header.is_empty() { &key } else { &header };
+            let given = if header.is_empty() { key.as_str() } else { header };
             Some(format!("tier: write [tier.NAME], such as [tier.default], not {given}"))
         }
         // The parser takes the tables of a list for the fields of the section, so its message misleads.
