@@ -90,6 +90,7 @@ pub(crate) struct Hub {
     history_reads: FairSemaphore,
     /// Limits concurrent requests that name many rooms.
     long_requests: FairSemaphore,
+    /// Limits concurrent questions to plugins about takeovers.
     takeovers: FairSemaphore,
     shards: Vec<ShardHandle>,
 }

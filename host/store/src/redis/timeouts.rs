@@ -13,5 +13,5 @@ pub(super) fn no_answer() -> Unavailable {
 /// The deadline of a command had passed when Redis received it, so nothing was written; or nobody waits for the
 /// outcome any more.
 pub(super) fn too_late() -> Unavailable {
-    Unavailable("the command reached Redis too late, or nobody waits for its outcome".to_owned())
+    Unavailable("the command was not completed in time".to_owned())
 }

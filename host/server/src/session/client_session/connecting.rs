@@ -114,9 +114,8 @@ impl ClientSession {
             match hub.check_resume(token, &key.principal, max_connections).await? {
                 ResumeCheck::Allowed => {
                     limits = Some(hub.authorize_takeover(&key.principal, connect_request()).await?);
-                    // The key was revoked meanwhile, or an operator closed the connection. It gets a session of
-                    // its own and is closed as soon as it serves; another connection must not lose its session
-                    // to it.
+                    // If its key was revoked meanwhile, or an operator closed it, it must not take a session
+                    // from another connection. It starts a session of its own and is closed at once.
                     session = session.filter(|_| !connection.outbox.is_closing());
                 }
                 ResumeCheck::NotFound => session = None,
