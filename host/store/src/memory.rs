@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 use stripe::Stripe;
-use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
+use switchyard_process::{lock::LockExt, memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
 
@@ -41,8 +41,6 @@ const IDLE_ROOM_TTL: Duration = Duration::from_secs(30);
 /// How many expired messages and keys a sweep removes before it releases the lock of their rooms, apart from
 /// those of the last room.
 const MAX_TRIMMED_PER_PAGE: usize = 1024;
-const POISONED: &str = "no code panics while it holds a lock of the store";
-
 /// The store in memory. Convert it to a [`Store`] to use it.
 pub struct MemoryStore {
     retention: Retention,
@@ -120,7 +118,7 @@ impl MemoryStore {
     /// Sweeps some rooms, from the one after `after`. Returns the last of them, or `None` at the end of the
     /// stripe.
     fn sweep_page(&self, stripe: &Mutex<Stripe>, after: Option<&str>, now: Instant) -> Option<Arc<str>> {
-        let mut stripe = stripe.lock().expect(POISONED);
+        let mut stripe = stripe.locked();
         let page = stripe.page(after);
         let is_last = page.len() < stripe::PAGE_ROOMS;
         let mut trimmed = 0;
@@ -142,16 +140,16 @@ impl MemoryStore {
     }
 
     fn sessions(&self) -> MutexGuard<'_, SessionTable> {
-        self.sessions.lock().expect(POISONED)
+        self.sessions.locked()
     }
 
     fn plugins(&self) -> MutexGuard<'_, PluginTable> {
-        self.plugins.lock().expect(POISONED)
+        self.plugins.locked()
     }
 
     fn stripe(&self, room: &str) -> MutexGuard<'_, Stripe> {
         let stripe = self.hasher.hash_one(room) as usize % STRIPES;
-        self.stripes[stripe].lock().expect(POISONED)
+        self.stripes[stripe].locked()
     }
 
     /// Calls `act` with the trimmed log of the room, under its lock. Creates the room if it does not exist.

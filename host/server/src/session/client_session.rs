@@ -62,8 +62,9 @@ pub(crate) struct ClientSession {
     replays: HashMap<RoomName, JoinHandle<()>>,
     turns: Option<ReplayTurns>,
     publishes: PublishPipeline<Option<Box<RawValue>>>,
-    _registration: Registration,
+    /// Dropped before the registration, which releases the session: whoever can resume it finds the slot free.
     _permit: Permit,
+    _registration: Registration,
 }
 
 /// The result of a request to publish, and the request's id.

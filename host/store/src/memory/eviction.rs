@@ -6,12 +6,13 @@
 //! a stripe for one page of rooms, or one page of the keys of a room, at a time. So rooms may be used between
 //! the two walks. That only makes the pass inexact: the next one continues if it was not enough.
 
-use super::{MemoryStore, POISONED, room_log::RoomLog, stripe::Stripe};
+use super::{MemoryStore, room_log::RoomLog, stripe::Stripe};
 use crate::IDEMPOTENCY_KEY_TTL;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::time::Instant;
 
 /// How long eviction pauses after a pass that did not free enough.
@@ -124,7 +125,7 @@ impl MemoryStore {
         for stripe in &self.stripes {
             let mut after = None;
             loop {
-                let mut stripe = stripe.lock().expect(POISONED);
+                let mut stripe = stripe.locked();
                 let mut page = stripe.page(after.as_deref());
                 if page.is_empty() {
                     break;
@@ -140,7 +141,7 @@ impl MemoryStore {
     /// the end of the room.
     fn for_each_key_page(&self, mut visit: impl FnMut(&mut RoomLog, u64) -> Option<u64>) {
         for stripe in &self.stripes {
-            let lock = || stripe.lock().expect(POISONED);
+            let lock = || stripe.locked();
             let mut after = None;
             loop {
                 let page = lock().page(after.as_deref());

@@ -1,7 +1,8 @@
 //! The memory store as a room directory: lists, summaries, members and receipts.
 
-use super::{MemoryStore, POISONED, RoomLog};
+use super::{MemoryStore, RoomLog};
 use crate::{Members, Receipt, RoomDirectory, RoomSummary, Unavailable};
+use switchyard_process::lock::LockExt;
 
 #[async_trait::async_trait]
 impl RoomDirectory for MemoryStore {
@@ -25,7 +26,7 @@ impl RoomDirectory for MemoryStore {
     async fn list(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable> {
         let mut rooms = vec![];
         for stripe in &self.stripes {
-            let stripe = stripe.lock().expect(POISONED);
+            let stripe = stripe.locked();
             rooms.extend(stripe.after(Some(after)).take(limit).map(RoomLog::summary));
         }
         rooms.sort_unstable_by(|a, b| a.room.cmp(&b.room));

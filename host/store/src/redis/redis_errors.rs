@@ -2,7 +2,10 @@
 //! otherwise only say that it cannot be reached. What is wrong although Redis serves it is in
 //! `context::faults`.
 
-use crate::{redis::url::Secrets, unavailable::OUT_OF_MEMORY};
+use crate::{
+    redis::{io_error, url::Secrets},
+    unavailable::OUT_OF_MEMORY,
+};
 use arc_swap::ArcSwapOption;
 use std::{
     collections::HashMap,
@@ -12,6 +15,7 @@ use std::{
     },
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::time::Instant;
 
 /// How long a refusal is reported: the command may never be sent again.
@@ -46,8 +50,6 @@ pub(super) struct RedisErrors {
     refused_count: AtomicUsize,
 }
 
-const POISONED: &str = "no code panics while it holds the refusals";
-
 fn is_refusal(error: &str) -> bool {
     REFUSALS.iter().any(|refusal| error.starts_with(refusal))
 }
@@ -57,9 +59,9 @@ impl RedisErrors {
         Self { secrets, ..Self::default() }
     }
 
-    /// An error without secrets.
+    /// An error without secrets, and without Rust's notation of I/O errors.
     pub(super) fn redact(&self, error: &str) -> String {
-        self.secrets.redact(error)
+        self.secrets.redact(&io_error::readable(error))
     }
 
     /// An attempt to connect failed.
@@ -76,7 +78,7 @@ impl RedisErrors {
     pub(super) fn answered(&self, command: &'static str, error: Option<&str>) {
         match error {
             Some(error) if is_refusal(error) => {
-                let mut refused = self.refused.lock().expect(POISONED);
+                let mut refused = self.refused.locked();
                 refused.insert(command, (error.to_owned(), Instant::now()));
                 self.refused_count.store(refused.len(), Ordering::Relaxed);
             }
@@ -86,7 +88,7 @@ impl RedisErrors {
                     self.connection.store(None);
                 }
                 if self.refused_count.load(Ordering::Relaxed) > 0 {
-                    let mut refused = self.refused.lock().expect(POISONED);
+                    let mut refused = self.refused.locked();
                     refused.remove(command);
                     self.refused_count.store(refused.len(), Ordering::Relaxed);
                 }
@@ -98,7 +100,7 @@ impl RedisErrors {
     /// writes any more.
     pub(super) fn renewed(&self, error: Option<&str>) {
         if error.is_none() && self.refused_count.load(Ordering::Relaxed) > 0 {
-            let mut refused = self.refused.lock().expect(POISONED);
+            let mut refused = self.refused.locked();
             refused.retain(|_, (error, _)| ["NOPERM", "ERR"].iter().any(|kind| error.starts_with(kind)));
             self.refused_count.store(refused.len(), Ordering::Relaxed);
         }
@@ -121,7 +123,7 @@ impl RedisErrors {
         if self.refused_count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let refused = self.refused.lock().expect(POISONED);
+        let refused = self.refused.locked();
         let mut recent: Vec<_> = refused.iter().filter(|(_, (_, at))| at.elapsed() < REFUSAL_TTL).collect();
         recent.sort_by_key(|(command, _)| **command);
         recent.first().map(|(command, (error, _))| format!("{command}: {error}"))

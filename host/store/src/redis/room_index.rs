@@ -18,6 +18,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::room::RoomName;
 
 /// How long rooms are gathered before they are added in one command.
@@ -58,7 +59,7 @@ impl RoomIndex {
 
     /// Adds a room soon.
     pub(super) fn add(self: &Arc<Self>, room: &RoomName) {
-        let mut pending = self.pending.lock().expect(POISONED);
+        let mut pending = self.pending.locked();
         pending.insert(room.shared());
         if pending.len() == 1 {
             let index = self.clone();
@@ -72,7 +73,7 @@ impl RoomIndex {
     /// Adds the pending rooms now.
     pub(super) async fn write(&self) {
         let Context { link, names, cluster_clock, .. } = &*self.context;
-        let rooms = std::mem::take(&mut *self.pending.lock().expect(POISONED));
+        let rooms = std::mem::take(&mut *self.pending.locked());
         if rooms.is_empty() {
             return;
         }
@@ -87,7 +88,7 @@ impl RoomIndex {
         };
         if let Err(error) = written.await {
             tracing::debug!(%error, "cannot add rooms to the index now; trying again later");
-            self.pending.lock().expect(POISONED).extend(rooms);
+            self.pending.locked().extend(rooms);
         }
     }
 
@@ -126,8 +127,6 @@ impl RoomIndex {
         });
     }
 }
-
-const POISONED: &str = "no code panics while it holds the pending rooms";
 
 async fn check_all(context: &Context) -> Result<(), Unavailable> {
     let Context { link, names, .. } = context;

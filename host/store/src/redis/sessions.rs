@@ -25,6 +25,7 @@ use std::{
     },
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::{
     sync::Semaphore,
@@ -97,7 +98,7 @@ pub(super) struct RedisSessions {
 
 impl HeldSession {
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().expect("no code panics while it holds the lock")
+        self.record.locked()
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -105,7 +106,7 @@ impl HeldSession {
     }
 
     pub(super) fn node(&self) -> Arc<String> {
-        self.node.lock().expect("no code panics while it holds the lock").clone()
+        self.node.locked().clone()
     }
 
     /// Keeps the session from being removed from what this node owns. `None` if it is being removed now, or has
@@ -138,7 +139,7 @@ impl RedisSessions {
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<HeldSession>>> {
-        self.held.lock().expect("no code panics while it holds the lock")
+        self.held.locked()
     }
 
     pub(super) fn count(&self) -> usize {
@@ -244,12 +245,7 @@ impl RedisSessions {
                 sleep(PROBE_PAGE_INTERVAL).await;
             }
         });
-        let recent: Vec<_> = self
-            .recently_released
-            .lock()
-            .expect("no code panics while it holds the lock")
-            .drain(..)
-            .collect();
+        let recent: Vec<_> = self.recently_released.locked().drain(..).collect();
         for (released_at, session, mode) in recent {
             if released_at.elapsed() < RECENT_RELEASE_TTL {
                 session.record().mark_unsynced();
@@ -268,7 +264,7 @@ impl RedisSessions {
 
     /// A room has a new epoch, and may have lost its members.
     pub(super) fn restore_members(self: &Arc<Self>, room: RoomName) {
-        let mut pending = self.rooms_to_restore.lock().expect("no code panics while it holds the lock");
+        let mut pending = self.rooms_to_restore.locked();
         pending.insert(room);
         // If one room has lost its members, others probably have, too. Wait briefly and restore them in one
         // pass.
@@ -277,8 +273,7 @@ impl RedisSessions {
             tokio::spawn(async move {
                 sleep(RESTORE_DELAY).await;
                 let pending = &sessions.rooms_to_restore;
-                let rooms =
-                    std::mem::take(&mut *pending.lock().expect("no code panics while it holds the lock"));
+                let rooms = std::mem::take(&mut *pending.locked());
                 for page in sessions.pages(PAGE_SIZE) {
                     for session in page {
                         if session.record().mark_rooms_unsynced(&rooms) {

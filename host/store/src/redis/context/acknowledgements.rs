@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Position, room::RoomName};
 use tokio::sync::Notify;
 
@@ -155,6 +156,6 @@ impl Acknowledgements {
     }
 
     fn rooms(&self) -> MutexGuard<'_, HashMap<RoomName, Unwritten>> {
-        self.0.rooms.lock().expect("no code panics while it holds the lock")
+        self.0.rooms.locked()
     }
 }

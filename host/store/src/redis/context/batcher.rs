@@ -10,6 +10,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard},
 };
+use switchyard_process::lock::LockExt;
 use tokio::sync::oneshot;
 
 /// How many entries one command may have.
@@ -63,7 +64,7 @@ where
 
 impl<K, E, A> BatcherState<K, E, A> {
     fn queues(&self) -> MutexGuard<'_, Queues<K, E, A>> {
-        self.queues.lock().expect("no code panics while it holds the lock")
+        self.queues.locked()
     }
 }
 

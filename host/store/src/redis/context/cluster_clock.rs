@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::time::Instant;
 
 /// How far this node advances the clock without a reply of Redis. After that, possibly no node reaches Redis,
@@ -61,7 +62,7 @@ impl ClusterClock {
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Reading>> {
-        self.0.lock().expect("no code panics while it holds the lock")
+        self.0.locked()
     }
 }
 

@@ -1,7 +1,11 @@
 //! How many connections each principal has, on this node and on all nodes.
 
+mod slot_attempt;
+
+pub(crate) use slot_attempt::SlotAttempt;
+
 use crate::{
-    Permit, RESPONSE_TIMEOUT, SlotResult, Unavailable,
+    RESPONSE_TIMEOUT, SlotResult, Unavailable,
     connection_counts::ConnectionCounts,
     permit::ConnectionSlots,
     redis::{
@@ -22,14 +26,16 @@ use crate::{
     },
 };
 use futures_util::future::try_join_all;
+use slot_attempt::SlotOutcome;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     mem,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, watch},
     time::Instant,
 };
 
@@ -58,61 +64,22 @@ pub(crate) struct ClusterConnectionCounts {
 
 #[derive(Default)]
 struct State {
-    /// The principals whose count is being written, and whether it has changed since the write began.
-    writing: HashMap<Arc<str>, bool>,
+    /// The principals whose count is being written.
+    writing: HashMap<Arc<str>, CountWrite>,
     /// The principals that are in this node's set of owned entries, and the node name they are listed under.
     listed: HashSet<Arc<str>>,
     listed_under: Arc<String>,
 }
 
-/// A connection that is counted on this node before Redis has decided whether there is a slot for it. If this
-/// is dropped, the connection is no longer counted.
-pub(crate) struct SlotAttempt {
-    connections: Arc<ClusterConnectionCounts>,
-    principal: Arc<str>,
-    /// The principal's connections on this node, this one among them.
-    own: u32,
-    max_connections: u32,
-    outcome: SlotOutcome,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum SlotOutcome {
-    /// Redis may have written the count.
-    Unknown,
-    Refused,
-    Granted,
-}
-
-impl SlotAttempt {
-    /// The request to Redis.
-    pub(crate) fn request(&self) -> SlotRequest {
-        SlotRequest { own: self.own, max_connections: self.max_connections }
-    }
-
-    /// The connection has its slot, which the permit releases.
-    pub(crate) fn granted(mut self) -> Permit {
-        self.outcome = SlotOutcome::Granted;
-        Permit::new(self.principal.clone(), self.connections.clone())
-    }
-
-    /// Redis has refused the connection, and written nothing.
-    pub(crate) fn refused(mut self) {
-        self.outcome = SlotOutcome::Refused;
-    }
-}
-
-impl Drop for SlotAttempt {
-    fn drop(&mut self) {
-        let Self { connections, principal, outcome, .. } = self;
-        if *outcome != SlotOutcome::Granted {
-            connections.counts.subtract(principal);
-        }
-        // Writes of the count may overtake each other, so write the final count once more.
-        if *outcome != SlotOutcome::Refused {
-            connections.schedule_write(principal);
-        }
-    }
+/// The writes of one principal's count, until the newest count is written.
+#[derive(Default)]
+struct CountWrite {
+    /// The count has changed since the last write began.
+    has_changed: bool,
+    /// How many writes have begun.
+    begun: u64,
+    /// The number of the last write that succeeded.
+    confirmed: watch::Sender<u64>,
 }
 
 impl ConnectionSlots for ClusterConnectionCounts {
@@ -247,11 +214,11 @@ impl ClusterConnectionCounts {
     /// Starts writing the count of a principal.
     pub(crate) fn schedule_write(self: &Arc<Self>, principal: &Arc<str>) {
         let mut state = self.state();
-        if let Some(has_changed) = state.writing.get_mut(principal) {
-            *has_changed = true;
+        if let Some(write) = state.writing.get_mut(principal) {
+            write.has_changed = true;
             return;
         }
-        state.writing.insert(principal.clone(), false);
+        state.writing.insert(principal.clone(), CountWrite::default());
         drop(state);
         tokio::spawn(self.clone().write(principal.clone()));
     }
@@ -260,21 +227,30 @@ impl ClusterConnectionCounts {
         let mut delay = COALESCE_DELAY;
         loop {
             tokio::time::sleep(delay).await;
-            self.state().writing.insert(principal.clone(), false);
+            {
+                let mut state = self.state();
+                let write = state.writing.entry(principal.clone()).or_default();
+                (write.has_changed, write.begun) = (false, write.begun + 1);
+            }
             let written = {
                 let _permit = self.write_permits.acquire().await.expect("the semaphore is never closed");
                 self.write_once(&principal).await
             };
             let mut state = self.state();
             match written {
-                Ok(()) if state.writing.get(&principal) == Some(&false) => {
-                    state.writing.remove(&principal);
-                    if state.writing.is_empty() {
-                        self.written.notify_waiters();
+                Ok(()) => match state.writing.get(&principal) {
+                    Some(write) if write.has_changed => {
+                        write.confirmed.send_replace(write.begun);
+                        delay = COALESCE_DELAY;
                     }
-                    return;
-                }
-                Ok(()) => delay = COALESCE_DELAY,
+                    _ => {
+                        state.writing.remove(&principal);
+                        if state.writing.is_empty() {
+                            self.written.notify_waiters();
+                        }
+                        return;
+                    }
+                },
                 Err(error) => {
                     tracing::debug!(%error, "could not write a count of connections; trying again");
                     delay = RETRY_DELAY;
@@ -298,7 +274,7 @@ impl ClusterConnectionCounts {
             state.listed.remove(principal);
             // A connection that was counted meanwhile still took the principal for listed.
             if self.counts.of(principal) > 0 {
-                state.writing.insert(principal.clone(), true);
+                state.writing.entry(principal.clone()).or_default().has_changed = true;
             }
         }
         Ok(())
@@ -323,6 +299,20 @@ impl ClusterConnectionCounts {
         Ok(())
     }
 
+    /// Waits until the principal's count, as it is now, is written, but no longer than a client waits for an
+    /// answer.
+    pub(crate) async fn count_written(&self, principal: &str) {
+        let written = {
+            let state = self.state();
+            let Some(write) = state.writing.get(principal) else { return };
+            let next = write.begun + 1;
+            let mut confirmed = write.confirmed.subscribe();
+            // The sender is dropped once the newest count is written.
+            async move { confirmed.wait_for(|number| *number >= next).await.is_ok() }
+        };
+        tokio::time::timeout(RESPONSE_TIMEOUT, written).await.ok();
+    }
+
     /// Waits until all counts are written.
     pub(crate) async fn written(&self) {
         loop {
@@ -337,6 +327,6 @@ impl ClusterConnectionCounts {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the lock")
+        self.state.locked()
     }
 }

@@ -2,6 +2,7 @@
 //! `redis_errors`.
 
 use std::{collections::BTreeMap, sync::Mutex};
+use switchyard_process::lock::LockExt;
 
 /// A reason why this node cannot serve clients although Redis answers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +20,7 @@ pub(crate) struct NodeFaults(Mutex<BTreeMap<NodeFault, String>>);
 impl NodeFaults {
     /// Sets a fault, or clears it with `None`. Returns whether it is new.
     pub(crate) fn set(&self, fault: NodeFault, reason: Option<String>) -> bool {
-        let mut faults = self.0.lock().expect("no code panics while it holds the faults");
+        let mut faults = self.0.locked();
         match reason {
             Some(reason) => faults.insert(fault, reason).is_none(),
             None => {
@@ -31,6 +32,6 @@ impl NodeFaults {
 
     /// The most important reason, which is reported.
     pub(crate) fn first(&self) -> Option<String> {
-        self.0.lock().expect("no code panics while it holds the faults").values().next().cloned()
+        self.0.locked().values().next().cloned()
     }
 }

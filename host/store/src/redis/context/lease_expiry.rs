@@ -1,6 +1,7 @@
 //! How long a node's lease lasts and when it ends. Does not renew it.
 
 use std::{sync::Mutex, time::Duration};
+use switchyard_process::lock::LockExt;
 use tokio::time::Instant;
 
 /// A node that has not renewed its lease for this long is dead.
@@ -20,12 +21,12 @@ impl Default for LeaseExpiry {
 
 impl LeaseExpiry {
     pub(crate) fn set(&self, requested_at: Instant) {
-        *self.0.lock().expect("no code panics while it holds the lock") = requested_at;
+        *self.0.locked() = requested_at;
     }
 
     /// Until when other nodes certainly consider this node alive.
     pub(crate) fn end(&self) -> Instant {
-        *self.0.lock().expect("no code panics while it holds the lock") + LEASE_DURATION
+        *self.0.locked() + LEASE_DURATION
     }
 
     /// By this node's clock, other nodes may consider it dead.

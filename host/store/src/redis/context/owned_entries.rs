@@ -14,6 +14,7 @@ use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard},
 };
+use switchyard_process::lock::LockExt;
 
 pub(crate) struct OwnedEntries {
     /// By node.
@@ -101,7 +102,7 @@ impl OwnedEntries {
     }
 
     fn strays(&self) -> MutexGuard<'_, HashSet<(Arc<String>, String)>> {
-        self.strays.lock().expect("no code panics while it holds the lock")
+        self.strays.locked()
     }
 
     /// Schedules the end of a session, at which it is deleted unless it has been resumed.

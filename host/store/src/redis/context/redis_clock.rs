@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::time::Instant;
 
 /// How long Redis may take to execute a write, counted from the client's request. Longer than callers wait for
@@ -56,7 +57,7 @@ impl RedisClock {
     }
 
     fn samples(&self) -> MutexGuard<'_, VecDeque<(u64, Instant)>> {
-        self.0.lock().expect("no code panics while it holds the lock")
+        self.0.locked()
     }
 }
 

@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 use sums::UsageSums;
+use switchyard_process::lock::LockExt;
 use switchyard_process::memory::{self, MemoryAccount, MemoryShare};
 use switchyard_protocol::room::RoomName;
 use tokio::time::Instant;
@@ -205,7 +206,7 @@ impl RedisUsage {
     }
 
     fn state(&self) -> MutexGuard<'_, UsageState> {
-        self.state.lock().expect("no code panics while it holds the lock")
+        self.state.locked()
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::time::Instant;
 
 /// How long the newest epoch applies although no server reports it any more. Servers of one Cluster agree much
@@ -34,7 +35,7 @@ impl ClusterEpoch {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
-        self.0.lock().expect("no code panics while it holds the lock")
+        self.0.locked()
     }
 }
 

@@ -249,7 +249,10 @@ impl RedisConnection {
             }
             match new_client(&self.config.load(), self.role) {
                 Ok(client) => self.client.store(Arc::new(client)),
-                Err(error) => tracing::error!(error = error.details(), "cannot create a client for Redis"),
+                Err(error) => tracing::error!(
+                    error = self.common.errors.redact(error.details()),
+                    "cannot create a client for Redis"
+                ),
             }
         }
     }

@@ -9,6 +9,7 @@ use super::{
     connection::{ClientError, Common, NotConnected, RedisConnection, Role},
     endpoint::Endpoint,
 };
+use crate::redis::io_error::readable;
 use fred::types::{
     RespVersion, Value,
     config::{Config, Server, ServerConfig},
@@ -87,7 +88,7 @@ impl Sentinels {
                         *votes.masters.entry(Server::new(host, port)).or_default() += 1;
                     }
                 }
-                Ok(Err(error)) => votes.error = format!("no Sentinel answers: {}", error.details()),
+                Ok(Err(error)) => votes.error = format!("no Sentinel answers: {}", readable(error.details())),
                 Err(_) => {}
             }
         }

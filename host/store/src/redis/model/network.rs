@@ -10,6 +10,7 @@ use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard},
 };
+use switchyard_process::lock::LockExt;
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -65,7 +66,7 @@ pub(crate) struct ModelNetwork {
 
 impl ModelNetwork {
     pub(crate) fn calls(&self) -> MutexGuard<'_, CallQueue> {
-        self.calls.lock().expect("no code panics while it holds the messages")
+        self.calls.locked()
     }
 }
 

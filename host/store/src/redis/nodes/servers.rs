@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
-use switchyard_process::vital::VitalTasks;
+use switchyard_process::{lock::LockExt, vital::VitalTasks};
 use tokio::sync::mpsc;
 
 /// The delay before a server that did not answer is asked again.
@@ -30,7 +30,7 @@ pub(crate) async fn watch(
     for server in context.link.servers() {
         // A server that does not answer is asked when it connects next.
         if let Ok(id) = context.link.identity(&server).await {
-            known.lock().expect("no code panics while it holds the lock").insert(server, id);
+            known.locked().insert(server, id);
         }
     }
     let context = Arc::downgrade(context);
@@ -48,10 +48,7 @@ async fn identify(context: std::sync::Weak<Context>, known: ServerIds, server: S
         let Some(context) = context.upgrade() else { return };
         match context.link.identity(&server).await {
             Ok(id) => {
-                let before = known
-                    .lock()
-                    .expect("no code panics while it holds the lock")
-                    .insert(server.clone(), id.clone());
+                let before = known.locked().insert(server.clone(), id.clone());
                 if before.as_ref() != Some(&id) {
                     tracing::info!(%server, "a Redis server was restarted or replaced; writing everything again");
                     context.server_replaced.store(true, Ordering::Relaxed);

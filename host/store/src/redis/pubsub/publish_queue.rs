@@ -27,6 +27,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use switchyard_process::lock::LockExt;
 use switchyard_process::{
     fair_queue::{FairQueue, TurnStep},
     memory::{MemoryCharge, MemoryKind},
@@ -146,7 +147,7 @@ impl PublishQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics while it holds the queue")
+        self.state.locked()
     }
 
     /// Has a script of the room sent when it is its turn. The room must have waiting messages.

@@ -20,6 +20,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
+use switchyard_process::lock::LockExt;
 use tokio::time::{Instant, sleep};
 
 impl RedisSessions {
@@ -82,6 +83,12 @@ impl RedisSessions {
 
 /// Releases a session, and retries until Redis confirms it.
 pub(super) async fn release(sessions: Arc<RedisSessions>, session: Arc<HeldSession>, mode: ReleaseMode) {
+    // Until then, other nodes count the connection. If they could already see that nobody holds the session,
+    // they would refuse to resume it at the limit of connections. As long as it looks held, it can be taken
+    // over without another slot.
+    if mode == ReleaseMode::Detach {
+        sessions.context.connections.count_written(&session.principal).await;
+    }
     let (mut delay, mut result) = (RETRY_DELAY, release_once(&sessions, &session, mode).await);
     while let Err(error) = result {
         tracing::debug!(connection = %session.connection, %error, "could not release a session; trying again");
@@ -90,7 +97,7 @@ pub(super) async fn release(sessions: Arc<RedisSessions>, session: Arc<HeldSessi
         let _permit = sessions.retries.acquire().await.expect("the semaphore is never closed");
         result = release_once(&sessions, &session, mode).await;
     }
-    let mut recent = sessions.recently_released.lock().expect("no code panics while it holds the lock");
+    let mut recent = sessions.recently_released.locked();
     while recent.front().is_some_and(|(at, ..)| at.elapsed() >= RECENT_RELEASE_TTL) {
         recent.pop_front();
     }

@@ -15,6 +15,7 @@ use crate::{
 };
 use futures_util::{FutureExt, future::join_all};
 use std::sync::{Arc, atomic::Ordering};
+use switchyard_process::lock::LockExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Starts writing what Redis does not have yet when it is dropped, even if the caller stops waiting.
@@ -93,7 +94,7 @@ impl RedisSessions {
         let node = self.context.node.get();
         // Set the name first: even if adding the entry fails with an unknown outcome, a release will remove it
         // from there.
-        *session.node.lock().expect("no code panics while it holds the lock") = node.clone();
+        *session.node.locked() = node.clone();
         self.context.owned.add(&node, session.owned_entry()).await
     }
 
