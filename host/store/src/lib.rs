@@ -63,4 +63,4 @@ pub use session_store::SessionStore;
 pub use session_token::SessionToken;
 pub use store::Store;
 pub use unavailable::{RESPONSE_TIMEOUT, Unavailable};
-pub use version_history::{ActivationSource, Release, VersionHistory};
+pub use version_history::{ActivationSource, Release, RollbackReason, VersionHistory};

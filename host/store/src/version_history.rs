@@ -43,9 +43,21 @@ pub struct Release {
     pub by: Option<String>,
     /// When the version was loaded, in Unix milliseconds.
     pub at: u64,
-    /// Why the version was rolled back automatically, if it was.
+    /// Why the version was rolled back automatically, if it was and was not activated since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawn: Option<String>,
+    /// The principal that rolled the version back, if one did and it was not activated since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_by: Option<String>,
+}
+
+/// Why a version is rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RollbackReason<'a> {
+    /// It failed, for this reason.
+    Failed(&'a str),
+    /// This principal asked for it.
+    ByHand(&'a str),
 }
 
 /// Where a version came from.
@@ -58,6 +70,12 @@ pub enum ActivationSource {
     Load,
     /// It ran as a candidate and was promoted.
     Promotion,
+}
+
+impl Release {
+    fn was_rolled_back(&self) -> bool {
+        self.withdrawn.is_some() || self.rolled_back_by.is_some()
+    }
 }
 
 impl ActivationSource {
@@ -88,16 +106,23 @@ impl VersionHistory {
         (next, dropped)
     }
 
-    /// Returns the next generation, in which the earlier version `sha256` is active again. With `withdrawn`,
-    /// which says why the active version failed, [`previous`](Self::previous) passes over that version from
-    /// then on.
-    pub fn roll_back_to(&self, sha256: &str, withdrawn: Option<&str>) -> Self {
+    /// Returns the next generation, in which the stored version `sha256` is active again. If it is older than
+    /// the active one, that one is withdrawn: [`previous`](Self::previous) passes over it from then on.
+    pub fn roll_back_to(&self, sha256: &str, reason: RollbackReason<'_>) -> Self {
         let mut next = self.clone();
         next.generation += 1;
-        if let Some(reason) = withdrawn
-            && let Some(active) = next.versions.iter_mut().find(|release| release.sha256 == self.current)
-        {
-            active.withdrawn = Some(reason.to_owned());
+        let position = |sha256: &str| self.versions.iter().position(|release| release.sha256 == sha256);
+        let (active, target) = (position(&self.current), position(sha256));
+        if let Some(active) = active.filter(|active| target.is_none_or(|target| target > *active)) {
+            let release = &mut next.versions[active];
+            match reason {
+                RollbackReason::Failed(why) => release.withdrawn = Some(why.to_owned()),
+                RollbackReason::ByHand(by) => release.rolled_back_by = Some(by.to_owned()),
+            }
+        }
+        if let Some(target) = target {
+            let release = &mut next.versions[target];
+            (release.withdrawn, release.rolled_back_by) = (None, None);
         }
         next.current = sha256.to_owned();
         next
@@ -108,10 +133,10 @@ impl VersionHistory {
         self.find(&self.current)
     }
 
-    /// The newest version that was loaded before the active one and was not rolled back automatically.
+    /// The newest version that was loaded before the active one and was not rolled back.
     pub fn previous(&self) -> Option<&Release> {
         let active = self.versions.iter().position(|release| release.sha256 == self.current)?;
-        self.versions[active + 1..].iter().find(|release| release.withdrawn.is_none())
+        self.versions[active + 1..].iter().find(|release| !release.was_rolled_back())
     }
 
     /// The stored version with this SHA-256.
@@ -135,6 +160,8 @@ impl VersionHistory {
 pub(crate) mod tests {
     use super::*;
 
+    const BY_HAND: RollbackReason = RollbackReason::ByHand("acme");
+
     pub(crate) fn release(sha256: &str) -> Release {
         let (sha256, version) = (sha256.to_owned(), "0.1.0".to_owned());
         Release {
@@ -145,6 +172,7 @@ pub(crate) mod tests {
             by: None,
             at: 1,
             withdrawn: None,
+            rolled_back_by: None,
         }
     }
 
@@ -160,15 +188,32 @@ pub(crate) mod tests {
     fn each_rollback_goes_one_version_further_back() {
         let history = loaded(&["a", "b", "c"]);
         assert_eq!((history.generation, before(&history)), (3, Some("b")));
-        let history = history.roll_back_to("b", None);
+        let history = history.roll_back_to("b", BY_HAND);
         assert_eq!((history.generation, before(&history)), (4, Some("a")));
-        assert_eq!(before(&history.roll_back_to("a", None)), None);
-        assert_eq!(before(&history.activate(release("d")).0), Some("c"), "c is still there");
+        assert_eq!(before(&history.roll_back_to("a", BY_HAND)), None);
+        assert_eq!(history.find_by_prefix("c").len(), 1, "c is still there");
+    }
+
+    /// Regression: after a rollback by hand and another load, a rollback activated the version that had just been
+    /// rolled back.
+    #[test]
+    fn a_rollback_never_activates_a_version_that_was_rolled_back() {
+        let history = loaded(&["a", "b"]).roll_back_to("a", BY_HAND).activate(release("c")).0;
+        assert_eq!(before(&history), Some("a"));
+        let history = history.roll_back_to("a", BY_HAND);
+        assert_eq!(before(&history), None, "there is none, rather than b or c");
+        // Whoever names a version wants it, and it is as good as any other from then on.
+        let history = history.roll_back_to("b", BY_HAND);
+        assert_eq!(before(&history), Some("a"), "a was not withdrawn by going forward");
+        assert_eq!(before(&history.activate(release("d")).0), Some("b"));
     }
 
     #[test]
     fn a_rollback_passes_over_withdrawn_versions() {
-        let history = loaded(&["a", "b"]).roll_back_to("a", Some("it panicked")).activate(release("c")).0;
+        let history = loaded(&["a", "b"])
+            .roll_back_to("a", RollbackReason::Failed("it panicked"))
+            .activate(release("c"))
+            .0;
         assert_eq!(before(&history), Some("a"));
         assert_eq!(history.find_by_prefix("b")[0].withdrawn.as_deref(), Some("it panicked"));
         // Loading it again gives it another chance.

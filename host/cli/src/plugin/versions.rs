@@ -76,6 +76,13 @@ pub(super) async fn list(args: PluginListArgs) -> anyhow::Result<()> {
         if let Some(reason) = answer["refused"].as_str() {
             print_line!("  running with the previous configuration: {reason}")?;
         }
+        // A plugin that fails for some principals only is not in quarantine itself.
+        if let Some(times @ 1..) = answer["principals_quarantined"].as_u64() {
+            print_line!("  principals quarantined: {}", counted(times, "time"))?;
+        }
+        if let Some(failure) = answer["last_failure"].as_str().filter(|_| answer["reason"].is_null()) {
+            print_line!("  last failure: {failure}")?;
+        }
         array(&answer["versions"]).try_for_each(print_version)?;
     }
     Ok(array(&answer["plugins"]).try_for_each(print_plugin)?)
@@ -247,6 +254,7 @@ fn print_version(version: &Value) -> Result<(), OutputError> {
     let mut parts = vec![short(&version["sha256"]), text_of(&version["version"]), text_of(&version["state"])];
     parts.push(text_of(&version["how"]));
     parts.extend(version["by"].as_str().map(|by| format!("by {by}")));
+    parts.extend(version["rolled_back_by"].as_str().map(|by| format!("rolled back by {by}")));
     parts.extend(version["reason"].as_str().map(str::to_owned));
     print_line!("  {}", parts.join("  "))
 }

@@ -233,6 +233,7 @@ impl Rollout {
             by: deployment.by.clone(),
             at: unix_ms(),
             withdrawn: None,
+            rolled_back_by: None,
         };
         let (name, known) = (&slot.name(), slot.state().history.clone());
         for _ in 0..MAX_CHANGE_ATTEMPTS {

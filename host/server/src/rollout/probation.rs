@@ -8,7 +8,7 @@ use super::{
 };
 use std::{sync::Arc, time::Instant};
 use switchyard_plugin::Plugin;
-use switchyard_store::{HistoryChange, Unavailable, VersionHistory};
+use switchyard_store::{HistoryChange, RollbackReason, Unavailable, VersionHistory};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -91,7 +91,7 @@ impl Rollout {
         if history.current != sha256 || history.find(back_to).is_none() {
             return Ok(Some(history));
         }
-        let next = history.roll_back_to(back_to, Some(reason));
+        let next = history.roll_back_to(back_to, RollbackReason::Failed(reason));
         let change = HistoryChange { history: &next, code: None, dropped: &[] };
         Ok(self.registry().change(name, change).await?.then_some(next))
     }

@@ -7,7 +7,7 @@ use super::{
 use crate::hub::{conflict, stopping, unavailable};
 use std::sync::Arc;
 use switchyard_protocol::Refusal;
-use switchyard_store::HistoryChange;
+use switchyard_store::{HistoryChange, RollbackReason};
 
 impl Rollout {
     /// Activates an earlier version on all nodes: the one that was loaded before the active one, or the one
@@ -36,9 +36,12 @@ impl Rollout {
         let name = &slot.name();
         let history = self.registry().history(name).await.map_err(unavailable)?;
         let target = match to {
-            None => history
-                .previous()
-                .ok_or_else(|| format!("plugin '{name}' has no earlier version to roll back to")),
+            None => history.previous().ok_or_else(|| {
+                format!(
+                    "plugin '{name}' has no earlier version to roll back to, except versions that were rolled back; \
+                     name one with `to` to activate it nevertheless"
+                )
+            }),
             Some(prefix) => match history.find_by_prefix(prefix)[..] {
                 [release] => Ok(release),
                 [] => Err(format!("plugin '{name}' has no version whose SHA-256 begins with '{prefix}'")),
@@ -60,7 +63,7 @@ impl Rollout {
             }
             let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
             let previous = self.activate(slot, version, false).await?;
-            let next = history.roll_back_to(&target, None);
+            let next = history.roll_back_to(&target, RollbackReason::ByHand(by.unwrap_or("-")));
             let change = HistoryChange { history: &next, code: None, dropped: &[] };
             let changed = self.registry().change(name, change).await;
             let refusal = match changed {

@@ -136,12 +136,16 @@ impl PluginSlot {
         LoadingGuard { slot: self, sha256 }
     }
 
-    /// Records whether the version was activated, and otherwise why not.
+    /// Records whether the version was activated, and otherwise why not. If the store did not answer, that says
+    /// nothing about the version.
     pub(super) fn finish_loading<T>(&self, sha256: &str, outcome: &Result<T, Refusal>) {
-        let failed = outcome.as_ref().err().map(|refusal| FailedVersion::now(Some(sha256), &refusal.message));
         let mut state = self.state();
         state.loading.take_if(|loading| loading == sha256);
-        state.failed = failed;
+        state.failed = match outcome {
+            Ok(_) => None,
+            Err(refusal) if refusal.code == ErrorCode::StoreUnavailable => return,
+            Err(refusal) => Some(FailedVersion::now(Some(sha256), &refusal.message)),
+        };
     }
 
     /// A version that is still compiled here because it was active before.

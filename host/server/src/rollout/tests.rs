@@ -267,6 +267,9 @@ async fn a_version_that_cannot_be_recorded_is_reverted() {
     let refusal = node.load(version(2)).await.unwrap_err();
     assert_eq!(refusal.code, ErrorCode::StoreUnavailable);
     assert_eq!((node.limit().await, history(&registry).await.generation), (Some(1), 1));
+    // Regression: it was shown as failed, as if something were wrong with it.
+    let versions = node.versions();
+    assert!(versions.iter().all(|(_, state, _)| state != "failed"), "{versions:?}");
     registry.refuses_changes.store(false, Relaxed);
     node.load(version(2)).await.unwrap();
     assert_eq!((node.limit().await, history(&registry).await.generation), (Some(2), 2));

@@ -16,11 +16,15 @@ pub(crate) enum PluginState {
     Active,
     /// It is active, and will be withdrawn if it fails repeatedly within that time.
     Probation {
-        ends_in_ms: u64,
+        /// `None` in a report to other nodes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ends_in_ms: Option<u64>,
     },
     /// It failed too often; calls are refused until the next one is made on trial.
     Quarantined {
-        retry_in_ms: u64,
+        /// `None` in a report to other nodes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_in_ms: Option<u64>,
         reason: String,
     },
     /// It could not be loaded, or was withdrawn.
@@ -90,6 +94,9 @@ pub(crate) struct VersionView {
     /// Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<u64>,
+    /// The principal that rolled it back, if one did: a rollback passes over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rolled_back_by: Option<String>,
 }
 
 /// A candidate, compared with the active version.
@@ -180,8 +187,8 @@ impl PluginState {
     /// The remaining time would make each report differ from the one before.
     fn without_remaining_time(self) -> Self {
         match self {
-            PluginState::Probation { .. } => PluginState::Probation { ends_in_ms: 0 },
-            PluginState::Quarantined { reason, .. } => PluginState::Quarantined { retry_in_ms: 0, reason },
+            PluginState::Probation { .. } => PluginState::Probation { ends_in_ms: None },
+            PluginState::Quarantined { reason, .. } => PluginState::Quarantined { retry_in_ms: None, reason },
             state => state,
         }
     }
@@ -206,11 +213,12 @@ impl SlotState {
         };
         let status = active.plugin.stats().status();
         if let State::Quarantined { retry_in_ms } = status.state {
-            return PluginState::Quarantined { retry_in_ms, reason: status.last_failure.unwrap_or_default() };
+            let reason = status.last_failure.unwrap_or_default();
+            return PluginState::Quarantined { retry_in_ms: Some(retry_in_ms), reason };
         }
         let remaining = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis() as u64;
         match self.probation.as_ref().map(|probation| remaining(probation.until)) {
-            Some(ends_in_ms) if ends_in_ms > 0 => PluginState::Probation { ends_in_ms },
+            Some(ends_in_ms) if ends_in_ms > 0 => PluginState::Probation { ends_in_ms: Some(ends_in_ms) },
             _ => PluginState::Active,
         }
     }
@@ -243,7 +251,15 @@ impl SlotState {
         for (sha256, at) in local.filter(|(sha256, _)| !is_stored(sha256)) {
             if !views.iter().any(|view| view.sha256 == sha256) {
                 let (sha256, state) = (sha256.to_owned(), state(sha256, None));
-                views.push(VersionView { sha256, version: None, state, source: None, by: None, at });
+                views.push(VersionView {
+                    sha256,
+                    version: None,
+                    state,
+                    source: None,
+                    by: None,
+                    at,
+                    rolled_back_by: None,
+                });
             }
         }
         views.extend(self.history.versions.iter().map(|release| VersionView {
@@ -253,6 +269,7 @@ impl SlotState {
             source: Some(release.source),
             by: release.by.clone(),
             at: Some(release.at),
+            rolled_back_by: release.rolled_back_by.clone(),
         }));
         views
     }
