@@ -22,11 +22,12 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: CheckArgs) -> anyhow::Result<()> {
     // Reads the file once, because a pipe can be read only once.
     let file = args.config.as_deref().map(ConfigFile::open).transpose()?;
-    let config = read_environment().and_then(|environment| match &file {
-        Some(file) => file.parse(&environment),
-        None => Config::load(None, &environment),
-    });
-    let config = config?;
+    let environment = read_environment()?;
+    let config = match &file {
+        Some(file) => file.parse_whole(&environment),
+        None => Config::load(None, &environment).map_err(|error| vec![error]),
+    };
+    let config = config.map_err(|errors| Problems(errors.iter().map(ToString::to_string).collect()))?;
     let text = file.as_ref().map_or("", ConfigFile::text);
     let at_line = |offset: usize, error: String| match &args.config {
         Some(file) => format!("{}:{}: {error}", file.display(), line_number(text, offset)),

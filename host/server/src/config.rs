@@ -5,10 +5,12 @@ mod check;
 mod error;
 mod file;
 mod location;
+mod mistakes;
 mod overrides;
 mod redact;
 mod shape;
 mod store;
+mod tables;
 mod warnings;
 
 pub use error::ConfigError;
@@ -98,14 +100,8 @@ impl Config {
             Some(span) => format!("{}:{}", file.display(), line_number(text, span.start)),
             None => file.display().to_string(),
         };
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let (key, mut message) = error::describe(text, &error);
-            // Many messages name the key already.
-            if !key.is_empty() && !message.contains(&key) {
-                message = format!("{key}: {message}");
-            }
-            ConfigError::content(locate(error.span()), &message)
-        })?;
+        let config = Self::parse_types(text)
+            .map_err(|mistake| ConfigError::content(locate(mistake.span), &mistake.message))?;
         let written = |name: &str| check::find_written(&toml::from_str(text).ok()?, name);
         config
             .check(&written)
@@ -113,6 +109,14 @@ impl Config {
         let mut config = overrides::apply_overrides(config, text, environment)?;
         config.copy_trust_to_plugins();
         Ok(config)
+    }
+
+    /// Parses a text without checking its values against each other.
+    fn parse_types(text: &str) -> Result<Self, error::Mistake> {
+        if let Some((span, message)) = tables::find_list(text) {
+            return Err(error::Mistake { span: Some(span), message });
+        }
+        toml::from_str(text).map_err(|error| error::Mistake::new(text, &error))
     }
 
     /// Copies `[signatures]` into the configuration of each plugin. Necessary after `plugins` was changed.
@@ -491,7 +495,10 @@ mod tests {
             }
         }
         let error = parse(&format!("store = \"{url}\""), &[]).unwrap_err();
-        assert_eq!(error, "s.toml:1: store: invalid type: string \"redis://…\", expected a table");
+        assert_eq!(
+            error,
+            "s.toml:1: store: invalid type: string \"redis://…\", expected a table such as { url = \"memory\" }"
+        );
         for name in ["STORE__PREFIX", "SERVER__LISTEN", "STORE__HOST", "SESSION__TTL", "ROOMS__HISTORY__AGE"]
         {
             let error = parse("", &[(&format!("SWITCHYARD_{name}"), url)]).unwrap_err();

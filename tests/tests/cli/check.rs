@@ -37,6 +37,24 @@ async fn a_valid_configuration_passes() {
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
+/// Regression: each mistake was reported only after the one before it was mended.
+#[tokio::test]
+async fn the_mistakes_of_all_sections_are_reported_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "[server]\nlsten = 1\n[[key]]\nprincipal = \"a\"\n[limits]\naddress = [64, \"20/m\"]\n";
+    fs::write(folder.path().join("s.toml"), text).expect("a file");
+    let output = run(folder.path(), &["check", "--config", "s.toml"], &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let errors = stderr(&output);
+    for expected in [
+        "s.toml:2: server: unknown key `lsten`",
+        "s.toml:3: key.digest is missing",
+        "s.toml:6: limits.address: invalid type: list, expected a table such as { unauthenticated = 64,",
+    ] {
+        assert!(errors.contains(expected), "{errors}");
+    }
+}
+
 #[tokio::test]
 async fn errors_are_reported_with_their_line() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use switchyard_plugin::PluginConfig;
 use switchyard_protocol::room::is_valid_principal;
 use switchyard_store::key::Digest;
 
@@ -87,19 +88,41 @@ fn show_size(bytes: usize) -> String {
 impl Config {
     /// Reports the first error.
     pub(super) fn check(&self, written: &Written) -> Result<(), CheckError> {
-        self.check_bounds(written)?;
-        self.check_keys()?;
-        self.check_plugins(written)?;
+        self.find_errors(written).into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// All errors.
+    pub(super) fn find_errors(&self, written: &Written) -> Vec<CheckError> {
+        let mut errors = vec![];
+        self.check_bounds(written, &mut errors);
+        self.check_keys(&mut errors);
+        self.check_plugins(written, &mut errors);
+        errors.extend(self.check_folder().err());
+        errors.extend(self.check_signatures().err());
+        errors.extend(self.check_sizes().err());
+        errors.extend(self.check_addresses().err());
+        errors
+    }
+
+    fn check_folder(&self) -> Result<(), CheckError> {
         if self.cache.folder.as_ref().is_some_and(|folder| folder.as_os_str().is_empty()) {
             let message =
                 "cache.folder is empty; name a directory, or remove the key to keep no compiled plugins";
             return Err(CheckError::new(Location::Key("cache", "folder"), message));
         }
+        Ok(())
+    }
+
+    fn check_signatures(&self) -> Result<(), CheckError> {
         if self.signatures.require && self.signatures.keys.is_empty() {
             let message = "signatures.require is true, but signatures.keys is empty, so no plugin could be loaded; add the \
                            public key that `switchyard plugin keygen` prints";
             return Err(CheckError::new(Location::Key("signatures", "require"), message));
         }
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), CheckError> {
         let (message, outbox, frame) = (self.session.message, self.session.outbox, self.server.frame);
         if outbox < MIN_MESSAGES_IN_OUTBOX * message {
             let message = format!(
@@ -117,6 +140,10 @@ impl Config {
             );
             return Err(CheckError::new(Location::Key("server", "frame"), message));
         }
+        Ok(())
+    }
+
+    fn check_addresses(&self) -> Result<(), CheckError> {
         let (clients, operators) = (self.server.listen, self.admin.listen);
         if clients.port() != 0 && clients == operators {
             let message = format!("admin.listen must differ from server.listen, got {operators} for both");
@@ -125,7 +152,7 @@ impl Config {
         Ok(())
     }
 
-    fn check_bounds(&self, written: &Written) -> Result<(), CheckError> {
+    fn check_bounds(&self, written: &Written, errors: &mut Vec<CheckError>) {
         let session = &self.session;
         let time = |section, key, path, value, bounds| Bounded { section, key, path, value, bounds };
         for bounded in [
@@ -142,7 +169,7 @@ impl Config {
             time("server", "drain_delay", "drain_delay", self.server.drain_delay, [Duration::ZERO, HOUR]),
             time("rooms", "history", "history.age", self.rooms.history.age, [MILLISECOND, YEAR]),
         ] {
-            bounded.check(written, humantime::format_duration)?;
+            errors.extend(bounded.check(written, humantime::format_duration).err());
         }
         let size = |section, key, value, bounds| Bounded { section, key, path: key, value, bounds };
         for bounded in [
@@ -150,22 +177,21 @@ impl Config {
             size("session", "outbox", session.outbox, [1, 1 << 30]),
             size("server", "frame", self.server.frame, [1, 64 << 20]),
         ] {
-            bounded.check(written, show_size)?;
+            errors.extend(bounded.check(written, show_size).err());
         }
         let (value, bounds) = (self.rooms.history.messages, [0, 10_000_000]);
         let messages = Bounded { section: "rooms", key: "history", path: "history.messages", value, bounds };
-        messages.check(written, |count| count)?;
-        Ok(())
+        errors.extend(messages.check(written, |count| count).err());
     }
 
-    fn check_keys(&self) -> Result<(), CheckError> {
+    fn check_keys(&self, errors: &mut Vec<CheckError>) {
         let mut owners: HashMap<Digest, Arc<str>> = HashMap::new();
         for (n, key) in self.keys.iter().enumerate() {
             if let Some(tier) = key.tier.as_ref().filter(|tier| !self.tiers.contains_key(tier.get_ref())) {
                 let name = tier.get_ref();
                 let message =
                     format!("key.tier: tier '{name}' is not configured; add a section [tier.{name}]");
-                return Err(CheckError::new(Location::Span(tier.span()), message));
+                errors.push(CheckError::new(Location::Span(tier.span()), message));
             }
             let principal = &key.principal.0;
             if let Some(owner) = owners.insert(key.digest, principal.clone()) {
@@ -177,52 +203,56 @@ impl Config {
                         "key.digest: this key already belongs to principal '{owner}'; generate another one for '{principal}'"
                     ),
                 };
-                return Err(CheckError::new(Location::Entry("key", n, "digest"), message));
+                errors.push(CheckError::new(Location::Entry("key", n, "digest"), message));
             }
         }
-        Ok(())
     }
 
-    fn check_plugins(&self, written: &Written) -> Result<(), CheckError> {
+    fn check_plugins(&self, written: &Written, errors: &mut Vec<CheckError>) {
         let mut names = HashSet::new();
         for (n, plugin) in self.plugins.iter().enumerate() {
             let name = plugin.name();
-            let error = |message| Err(CheckError::new(Location::Span(plugin.name.span()), message));
-            if !is_valid_principal(name) {
-                return error(format!(
-                    "plugin.name: invalid name '{name}'; expected 1 to 64 characters of A-Z a-z 0-9 . _ -"
-                ));
-            }
-            if !names.insert(name) {
-                return error(format!(
-                    "plugin.name: there are two plugins named '{name}'; give each its own name"
-                ));
-            }
-            let is_digest =
-                |text: &str| text.len() == DIGEST_LENGTH && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if let Some(sha256) = plugin.sha256.as_ref().filter(|sha256| !is_digest(sha256)) {
-                let message = format!(
-                    "plugin.sha256: invalid digest '{sha256}'; expected {DIGEST_LENGTH} hexadecimal digits"
-                );
-                return Err(CheckError::new(Location::Entry("plugin", n, "sha256"), message));
-            }
-            let budget = &plugin.budget;
-            let written = |key: &str| written(&format!("plugin.{n}.budget.{key}"));
-            if budget.call < MILLISECOND || budget.call > MINUTE {
-                let call =
-                    written("call").unwrap_or_else(|| humantime::format_duration(budget.call).to_string());
-                return error(format!("plugin '{name}': budget.call must be between 1ms and 1m, got {call}"));
-            }
-            if budget.memory < MIN_PLUGIN_MEMORY_BYTES {
-                let memory = written("memory").unwrap_or_else(|| show_size(budget.memory));
-                return error(format!(
-                    "plugin '{name}': budget.memory must be between 64KiB and 4GiB, got {memory}"
-                ));
-            }
-            if budget.calls == 0 {
-                return error(format!("plugin '{name}': budget.calls must be at least 1, got 0"));
-            }
+            errors.extend(check_plugin(n, plugin, names.insert(name), written).err());
         }
-        Ok(())
     }
+}
+
+/// Checks the `n`th plugin.
+fn check_plugin(
+    n: usize,
+    plugin: &PluginConfig,
+    is_unique: bool,
+    written: &Written,
+) -> Result<(), CheckError> {
+    let name = plugin.name();
+    let error = |message| Err(CheckError::new(Location::Span(plugin.name.span()), message));
+    if !is_valid_principal(name) {
+        return error(format!(
+            "plugin.name: invalid name '{name}'; expected 1 to 64 characters of A-Z a-z 0-9 . _ -"
+        ));
+    }
+    if !is_unique {
+        return error(format!("plugin.name: there are two plugins named '{name}'; give each its own name"));
+    }
+    let is_digest =
+        |text: &str| text.len() == DIGEST_LENGTH && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if let Some(sha256) = plugin.sha256.as_ref().filter(|sha256| !is_digest(sha256)) {
+        let message =
+            format!("plugin.sha256: invalid digest '{sha256}'; expected {DIGEST_LENGTH} hexadecimal digits");
+        return Err(CheckError::new(Location::Entry("plugin", n, "sha256"), message));
+    }
+    let budget = &plugin.budget;
+    let written = |key: &str| written(&format!("plugin.{n}.budget.{key}"));
+    if budget.call < MILLISECOND || budget.call > MINUTE {
+        let call = written("call").unwrap_or_else(|| humantime::format_duration(budget.call).to_string());
+        return error(format!("plugin '{name}': budget.call must be between 1ms and 1m, got {call}"));
+    }
+    if budget.memory < MIN_PLUGIN_MEMORY_BYTES {
+        let memory = written("memory").unwrap_or_else(|| show_size(budget.memory));
+        return error(format!("plugin '{name}': budget.memory must be between 64KiB and 4GiB, got {memory}"));
+    }
+    if budget.calls == 0 {
+        return error(format!("plugin '{name}': budget.calls must be at least 1, got 0"));
+    }
+    Ok(())
 }

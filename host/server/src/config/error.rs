@@ -1,6 +1,7 @@
 //! Why a configuration is rejected, in the terms of TOML: keys, tables and lists. Checks nothing.
 
 use super::{location, redact::redact_urls, shape::expected_shape};
+use std::ops::Range;
 use switchyard_process::file::UnusableFile;
 
 /// Why a configuration is rejected. The message is one sentence that names the file and the line, or the
@@ -35,6 +36,23 @@ impl ConfigError {
 
     pub(super) fn variable(variables: impl Into<String>, message: &str) -> Self {
         Self::Variable { variables: variables.into(), message: redact_urls(message) }
+    }
+}
+
+/// What is wrong in a text, and where. The message names the key.
+pub(super) struct Mistake {
+    pub span: Option<Range<usize>>,
+    pub message: String,
+}
+
+impl Mistake {
+    pub(super) fn new(text: &str, error: &toml::de::Error) -> Self {
+        let (key, mut message) = describe(text, error);
+        // Many messages name the key already.
+        if !key.is_empty() && !message.contains(&key) {
+            message = format!("{key}: {message}");
+        }
+        Self { span: error.span(), message }
     }
 }
 
@@ -105,7 +123,9 @@ pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) 
 
 /// The message about a value of the wrong type, with what the value of this key must be and an example.
 fn with_shape(key: &str, value: &str, message: String) -> String {
-    let Some(shape) = expected_shape(key) else { return message };
+    // Their shapes are those of one item.
+    let shape = expected_shape(key).filter(|_| !LISTS_OF_TABLES.contains(&key));
+    let Some(shape) = shape else { return message };
     // The parser's message where one of several words is expected.
     if message.starts_with("wanted ") {
         return format!("invalid type: `{value}`, expected {shape}");

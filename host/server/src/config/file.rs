@@ -60,6 +60,10 @@ impl ConfigFile {
         &self.text
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether there is nothing in it except comments.
     pub fn is_empty(&self) -> bool {
         toml::from_str::<toml::Table>(&self.text).is_ok_and(|table| table.is_empty())

@@ -4,6 +4,7 @@
 use super::{
     Config, ConfigError, check,
     error::{LISTS_OF_TABLES, describe},
+    tables,
 };
 use std::ffi::OsString;
 
@@ -78,6 +79,9 @@ fn apply(file: &toml::Table, overrides: &[Override]) -> Result<Config, OverrideE
     let mut table = file.clone();
     overrides.iter().try_for_each(|(path, _, value)| set(&mut table, path, value))?;
     let text = table.to_string();
+    if let Some((_, message)) = tables::find_list(&text) {
+        return Err(OverrideError::Invalid(message));
+    }
     let config: Config =
         toml::from_str(&text).map_err(|error| OverrideError::Invalid(describe(&text, &error).1))?;
     let written = |name: &str| check::find_written(&table, name);

@@ -2,30 +2,40 @@
 
 /// Keys with what their values must be. Durations, sizes, addresses and the like are not listed: their parsers
 /// describe them. A tier has any name, here `NAME`.
-const SHAPES: [(&str, &str); 33] = [
+const SHAPES: [(&str, &str); 45] = [
+    ("server", r#"a table such as { listen = "127.0.0.1:8080" }"#),
     ("server.path", r#"a path such as "/v2/realtime""#),
     ("server.tls", r#"a table such as { certificate = "cert.pem", key = "key.pem" }"#),
     ("server.tls.certificate", r#"the path of a PEM file, such as "cert.pem""#),
     ("server.tls.key", r#"the path of a PEM file, such as "key.pem""#),
     ("server.origins", r#"a list of origins such as ["https://app.example.org"]"#),
+    ("admin", r#"a table such as { listen = "127.0.0.1:9090" }"#),
     ("admin.hosts", r#"a list of host names such as ["node1.example.org"]"#),
+    ("store", r#"a table such as { url = "memory" }"#),
     ("store.prefix", r#"a string such as "switchyard""#),
+    ("rooms", r#"a table such as { ungoverned = "closed" }"#),
     ("rooms.ungoverned", r#""open" or "closed""#),
     ("rooms.history", r#"a table such as { messages = 1000, age = "10m", bytes = "16MiB" }"#),
     ("rooms.history.messages", "a whole number such as 1000"),
+    ("session", r#"a table such as { ttl = "2m" }"#),
     ("session.heartbeat", r#"a table such as { interval = "25s", timeout = "10s" }"#),
+    ("limits", "a table such as { unauthenticated = 1000 }"),
     ("limits.trusted", r#"a list of addresses and networks such as ["10.0.0.0/8"]"#),
     ("limits.unauthenticated", "a whole number such as 1000"),
     ("limits.address", r#"a table such as { unauthenticated = 64, failures = "20/m" }"#),
     ("limits.address.unauthenticated", "a whole number such as 64"),
     ("limits.address.failures", r#"a rate such as "20/m" or "5/s""#),
+    ("memory", r#"a table such as { limit = "60%" }"#),
+    ("key", r#"a table such as { digest = "sha256:…", principal = "acme", scopes = ["publish"] }"#),
     ("key.digest", "a string: 'sha256:' and 64 hexadecimal digits, as printed by `switchyard key new`"),
     ("key.principal", r#"a name such as "acme""#),
     ("key.tier", r#"the name of a tier, such as "default""#),
     ("key.scopes", r#"a list of scopes such as ["subscribe", "publish"]"#),
     ("key.expires", "a datetime in UTC without quotation marks, such as 2027-01-01T00:00:00Z"),
+    ("tier.NAME", "a table such as { connections = 100, rooms = 100 }"),
     ("tier.NAME.connections", "a whole number such as 100"),
     ("tier.NAME.rooms", "a whole number such as 100"),
+    ("plugin", r#"a table such as { name = "dydx", file = "dydx.wasm", rooms = ["dydx:*"] }"#),
     ("plugin.name", r#"a name such as "dydx""#),
     ("plugin.file", r#"the path of a WebAssembly file, such as "orderbook.wasm""#),
     ("plugin.sha256", "a string of 64 hexadecimal digits"),
@@ -34,7 +44,9 @@ const SHAPES: [(&str, &str); 33] = [
     ("plugin.on_failure", r#""deny" or "allow""#),
     ("plugin.budget", r#"a table such as { call = "10ms", memory = "16MiB" }"#),
     ("plugin.budget.calls", "a whole number such as 1000000"),
+    ("cache", r#"a table such as { folder = "cache" }"#),
     ("cache.folder", r#"the path of a directory, such as "cache""#),
+    ("signatures", "a table such as { require = true }"),
     (
         "signatures.keys",
         "a list of public keys such as [\"ed25519:…\"], as printed by `switchyard plugin keygen`",
@@ -43,8 +55,11 @@ const SHAPES: [(&str, &str); 33] = [
 
 /// What the value of a key must be, with an example. `None`: the message of the parser says it already.
 pub(super) fn expected_shape(key: &str) -> Option<&'static str> {
-    let limit = key.strip_prefix("tier.").and_then(|rest| rest.rsplit_once('.')).map(|(_, limit)| limit);
-    let key = limit.map_or_else(|| key.to_owned(), |limit| format!("tier.NAME.{limit}"));
+    let key = match key.strip_prefix("tier.").map(|rest| rest.rsplit_once('.')) {
+        Some(Some((_, limit))) => format!("tier.NAME.{limit}"),
+        Some(None) => "tier.NAME".to_owned(),
+        None => key.to_owned(),
+    };
     SHAPES.iter().find(|(name, _)| *name == key).map(|(_, shape)| *shape)
 }
 
@@ -57,5 +72,6 @@ mod tests {
         assert_eq!(expected_shape("tier.pro.rooms"), Some("a whole number such as 100"));
         assert_eq!(expected_shape("tier.NAME.rooms"), expected_shape("tier.a.b.rooms"));
         assert_eq!(expected_shape("tier.pro.seats"), None);
+        assert!(expected_shape("tier.pro").is_some_and(|shape| shape.contains("connections")));
     }
 }
