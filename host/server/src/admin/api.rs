@@ -35,7 +35,7 @@ pub(super) struct Api {
 /// The authenticated caller of a call in progress, and the call's query parameters.
 pub(super) struct Caller<Q = NoQuery> {
     key: Arc<Key>,
-    pub query: Q,
+    query: Result<Q, Refusal>,
     pub share: Arc<MemoryShare>,
     _permit: CallPermit,
 }
@@ -49,7 +49,7 @@ impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
             return Err(Refusal::new(ErrorCode::AuthRequired, message).into());
         };
         let key = api.services.keys.load().authenticate(key)?;
-        let query = Q::parse(parts)?;
+        let query = Q::parse(parts);
         let permit = api.calls.begin(&key.principal)?;
         let share = api.services.hub.memory.share(&key.principal);
         Ok(Self { key, query, share, _permit: permit })
@@ -58,10 +58,26 @@ impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
 
 impl<Q> Caller<Q> {
     /// The caller's key, which must have this scope. `action` completes the error message "key 'a' may not
-    /// …".
+    /// …". Also refuses an invalid query, but whoever may not make the call learns nothing about its query.
     pub(super) fn require(&self, scope: Scope, action: &str) -> Result<&Key, Refusal> {
-        self.key.require(scope, action)?;
-        Ok(&self.key)
+        self.require_any(&[scope], action)
+    }
+
+    /// The same for a key that must have one of these scopes. The error names the first one.
+    pub(super) fn require_any(&self, scopes: &[Scope], action: &str) -> Result<&Key, Refusal> {
+        let mut missing = None;
+        for scope in scopes {
+            match self.key.require(*scope, action) {
+                Ok(()) => return self.query().map(|_| &*self.key),
+                Err(refusal) => missing = missing.or(Some(refusal)),
+            }
+        }
+        Err(missing.expect("a call requires at least one scope"))
+    }
+
+    /// The query parameters. Call [`require`](Self::require) first.
+    pub(super) fn query(&self) -> Result<&Q, Refusal> {
+        self.query.as_ref().map_err(Refusal::clone)
     }
 }
 
@@ -94,8 +110,7 @@ pub(super) type ApiResult<T> = Result<Json<T>, ApiError>;
 pub(super) struct PageQuery {
     #[serde(default)]
     pub after: String,
-    #[serde(default, deserialize_with = "query::number")]
-    limit: Option<u64>,
+    limit: Option<String>,
 }
 
 impl QueryParameters for PageQuery {}
@@ -107,16 +122,14 @@ const MAX_PAGE_ENTRIES: usize = 1000;
 
 impl PageQuery {
     pub(super) fn limit(&self) -> Result<usize, Refusal> {
-        check_limit(self.limit.unwrap_or(DEFAULT_PAGE_ENTRIES as u64), MAX_PAGE_ENTRIES)
+        parse_limit(self.limit.as_deref(), DEFAULT_PAGE_ENTRIES, MAX_PAGE_ENTRIES)
     }
 }
 
-/// The limit of a list, which must be between 1 and `max`.
-pub(super) fn check_limit(limit: u64, max: usize) -> Result<usize, Refusal> {
-    match (1..=max as u64).contains(&limit) {
-        true => Ok(limit as usize),
-        false => Err(Refusal::invalid(format!("limit must be between 1 and {max}, got {limit}"))),
-    }
+/// The limit of a list, between 1 and `max`.
+pub(super) fn parse_limit(text: Option<&str>, default: usize, max: usize) -> Result<usize, Refusal> {
+    let Some(text) = text else { return Ok(default) };
+    query::parse_number("limit", text, 1..=max as u64).map(|limit| limit as usize)
 }
 
 /// The cursor of the next page, if this one is full.

@@ -47,8 +47,9 @@ pub(super) async fn list(
     caller: Caller<PageQuery>,
 ) -> ApiResult<ConnectionList> {
     caller.require(Scope::Admin, "see connections")?;
-    let limit = caller.query.limit()?;
-    let after = match caller.query.after.as_str() {
+    let query = caller.query()?;
+    let limit = query.limit()?;
+    let after = match query.after.as_str() {
         "" => None,
         cursor => Some(ConnectionId::parse(cursor).ok_or_else(|| {
             Refusal::invalid(format!("after must be the `next` of a page, got '{}'", cursor.escape_debug()))

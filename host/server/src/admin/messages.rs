@@ -40,8 +40,7 @@ pub(super) async fn publish(
     body: UnreadBody,
 ) -> Result<Response, ApiError> {
     // A key with the scope `broadcast` may publish to `*` only, which is checked for each message.
-    let publish = caller.require(Scope::Publish, "publish");
-    let key = publish.or_else(|refusal| caller.require(Scope::Broadcast, "publish").map_err(|_| refusal))?;
+    let key = caller.require_any(&[Scope::Publish, Scope::Broadcast], "publish")?;
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let text = decode(&body)?;
     if !text.trim_start().starts_with('[') {

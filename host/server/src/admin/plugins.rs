@@ -104,7 +104,7 @@ pub(super) async fn rollback(
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "roll plugins back")?;
     let by = Some(key.principal.to_string());
-    let slot = api.rollout.rollback(&name?.0, caller.query.to, by).await?;
+    let slot = api.rollout.rollback(&name?.0, caller.query()?.to.clone(), by).await?;
     Ok(Json(details(slot, &read_reports(&api).await)))
 }
 

@@ -5,8 +5,8 @@ use axum::{
     extract::{MatchedPath, Query},
     http::request::Parts,
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
-use std::fmt;
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{fmt, ops::RangeInclusive};
 use switchyard_protocol::Refusal;
 
 /// How much of a caller's text an error repeats.
@@ -54,20 +54,36 @@ impl fmt::Display for Excerpt<'_> {
     }
 }
 
-/// Parses a number that is not negative.
-pub(super) fn parse_number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("expected an integer that is not negative, got '{}'", Excerpt(text)))
+/// The largest offset: integers up to it are exact in every language.
+const MAX_OFFSET: u64 = (1 << 53) - 1;
+
+/// Parses an integer within `range`. `name` is the parameter.
+pub(super) fn parse_number(name: &str, text: &str, range: RangeInclusive<u64>) -> Result<u64, Refusal> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        let (min, max, text) = (range.start(), range.end(), Excerpt(text));
+        Refusal::invalid(format!("{name} must be an integer from {min} to {max}, got '{text}'"))
+    })
 }
 
-/// For serde: an optional number.
-pub(super) fn number<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(input)?;
-    parse_number(&text).map(Some).map_err(D::Error::custom)
+/// Parses the offset of a message.
+pub(super) fn parse_offset(text: &str) -> Result<u64, Refusal> {
+    parse_number("offset", text, 0..=MAX_OFFSET)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_out_of_range_is_told_with_its_name_and_the_range() {
+        assert_eq!(parse_number("limit", "1000", 1..=1000).unwrap(), 1000);
+        for text in ["0", "1001", "-1", "99999999999999999999", "ten", "1.5", ""] {
+            let refusal = parse_number("limit", text, 1..=1000).unwrap_err();
+            assert_eq!(refusal.message, format!("limit must be an integer from 1 to 1000, got '{text}'"));
+        }
+        assert!(parse_offset("9007199254740991").is_ok() && parse_offset("9007199254740992").is_err());
+    }
 
     #[test]
     fn an_error_repeats_only_the_beginning_of_a_query() {

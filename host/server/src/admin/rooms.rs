@@ -1,7 +1,7 @@
 //! The calls `GET /v1/rooms…`. Changes no room.
 
 use super::{
-    api::{Api, ApiError, ApiResult, Caller, PageQuery, check_limit, json_response, next_cursor, not_found},
+    api::{Api, ApiError, ApiResult, Caller, PageQuery, json_response, next_cursor, not_found, parse_limit},
     query::{self, QueryParameters},
 };
 use crate::hub::unavailable;
@@ -43,8 +43,8 @@ fn view(api: &Api, summary: RoomSummary) -> RoomView {
 
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller<PageQuery>) -> ApiResult<RoomList> {
     caller.require(Scope::Admin, "see rooms")?;
-    let PageQuery { after, .. } = &caller.query;
-    let limit = caller.query.limit()?;
+    let query = caller.query()?;
+    let (after, limit) = (&query.after, query.limit()?);
     let rooms = api.services.hub.store.rooms.list(after, limit).await.map_err(unavailable)?;
     let next = next_cursor(&rooms, limit, |room| room.room.to_string());
     let rooms = rooms.into_iter().map(|room| view(&api, room)).collect();
@@ -69,10 +69,8 @@ pub(super) async fn show(
 #[serde(deny_unknown_fields)]
 pub(super) struct HistoryQuery {
     epoch: Option<Arc<str>>,
-    #[serde(default, deserialize_with = "query::number")]
-    offset: Option<u64>,
-    #[serde(default, deserialize_with = "query::number")]
-    limit: Option<u64>,
+    offset: Option<String>,
+    limit: Option<String>,
 }
 
 impl QueryParameters for HistoryQuery {}
@@ -85,10 +83,10 @@ pub(super) async fn history(
     let key = caller.require(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
-    let HistoryQuery { epoch, offset, limit } = &caller.query;
-    let limit = check_limit(limit.unwrap_or(DEFAULT_HISTORY_MESSAGES as u64), MAX_HISTORY_MESSAGES)?;
-    let since = match (epoch, offset) {
-        (Some(epoch), Some(offset)) => Some(Position { epoch: epoch.clone(), offset: *offset }),
+    let HistoryQuery { epoch, offset, limit } = caller.query()?;
+    let limit = parse_limit(limit.as_deref(), DEFAULT_HISTORY_MESSAGES, MAX_HISTORY_MESSAGES)?;
+    let since = match (epoch, offset.as_deref().map(query::parse_offset).transpose()?) {
+        (Some(epoch), Some(offset)) => Some(Position { epoch: epoch.clone(), offset }),
         (None, None) => None,
         _ => return Err(Refusal::invalid("epoch and offset must be given together").into()),
     };
@@ -110,8 +108,7 @@ pub(super) async fn receipt(
     caller.require(Scope::Publish, "see receipts")?;
     let Path((room, offset)) = path?;
     let room = RoomName::parse(&room)?;
-    let offset =
-        query::parse_number(&offset).map_err(|reason| Refusal::invalid(format!("offset: {reason}")))?;
+    let offset = query::parse_offset(&offset)?;
     let receipt = api.services.hub.store.rooms.receipt(&room, offset).await.map_err(unavailable)?;
     let missing = || not_found(format!("room '{}' has no message {offset}", &*room));
     Ok(Json(receipt.ok_or_else(missing)?))
