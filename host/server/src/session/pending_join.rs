@@ -28,6 +28,8 @@ pub(super) struct PendingJoin {
 /// The progress of a join.
 pub(super) enum JoinState {
     Requested(JoinOptions),
+    /// The connection has no room left for it, unless other entries of the request are refused.
+    Deferred(JoinOptions),
     /// The room's shard has been asked.
     Asked(JoinOptions, hub::JoinReceiver),
     /// The connection is in the room already. The change is not recorded yet.
@@ -104,6 +106,16 @@ impl PendingJoin {
             Err(refusal) => JoinState::Refused(refusal, None),
         };
         Self { name: clip(name).to_owned(), state }
+    }
+
+    /// An entry that is requested only if other entries of the request leave room for it.
+    pub(super) fn deferred(name: &str, options: JoinOptions) -> Self {
+        Self { name: clip(name).to_owned(), state: JoinState::Deferred(options) }
+    }
+
+    /// Whether the shard has granted it.
+    pub(super) fn is_granted(&self) -> bool {
+        matches!(self.state, JoinState::Granted(_) | JoinState::Offered(..))
     }
 
     /// The canonical name of the room, once the shard has answered. A join that is refused later keeps it.

@@ -3,7 +3,7 @@
 
 use super::{
     client_session::rejected,
-    pending_join::{JoinOptions, PendingJoin, named_twice},
+    pending_join::{JoinOptions, JoinState, PendingJoin, named_twice},
 };
 use crate::{
     hub::Seat,
@@ -150,7 +150,8 @@ impl SessionState {
         })
     }
 
-    /// Each room is accepted or refused separately. Rooms beyond the limit are refused here.
+    /// Each room is accepted or refused separately. Rooms beyond the limit are refused here, or deferred if the
+    /// entries before them may still be refused.
     fn pending_joins(&self, rooms: Vec<request::RequestedRoom<'_>>) -> Vec<PendingJoin> {
         let (mut named, mut new, joined) = (HashSet::new(), 0, self.room_count());
         let mut options = |name: &str, options: Result<SubscribeOptions<'_>, Refusal>| {
@@ -168,17 +169,47 @@ impl SessionState {
                 return Err(Refusal::new(ErrorCode::Forbidden, message));
             }
             let limit = self.rooms_limit as usize;
-            if known.is_none() && joined + new >= limit {
-                let message = format!("a connection may be in at most {limit} rooms; leave one first");
-                return Err(Refusal::new(ErrorCode::RoomLimit, message));
+            if known.is_none() && joined >= limit {
+                return Err(self.room_limit_reached());
             }
+            let is_deferred = known.is_none() && joined + new >= limit;
             new += usize::from(known.is_none());
-            Ok(JoinOptions { room, filter: filter.map(Into::into), since })
+            Ok((JoinOptions { room, filter: filter.map(Into::into), since }, is_deferred))
         };
-        let mut pending = |wanted: request::RequestedRoom<'_>| {
-            PendingJoin::new(&wanted.room, options(&wanted.room, wanted.options))
+        let mut pending = |wanted: request::RequestedRoom<'_>| match options(&wanted.room, wanted.options) {
+            Ok((options, true)) => PendingJoin::deferred(&wanted.room, options),
+            options => PendingJoin::new(&wanted.room, options.map(|(options, _)| options)),
         };
         rooms.into_iter().map(&mut pending).collect()
+    }
+
+    /// Requests deferred joins, as many as there is room for after the joins that were granted. Without any
+    /// room, refuses them. Returns whether there are new requests.
+    pub(super) fn request_deferred(&self, joins: &mut [PendingJoin]) -> bool {
+        let granted = joins.iter().filter(|join| join.is_granted()).filter_map(PendingJoin::room);
+        let new: HashSet<&RoomName> = granted.filter(|room| !self.rooms.contains_key(*room)).collect();
+        let mut free = (self.rooms_limit as usize).saturating_sub(self.room_count() + new.len());
+        let is_full = free == 0;
+        let mut has_requests = false;
+        for join in joins {
+            let state =
+                std::mem::replace(&mut join.state, JoinState::Refused(self.room_limit_reached(), None));
+            join.state = match state {
+                JoinState::Deferred(_) if is_full => continue,
+                JoinState::Deferred(options) if free > 0 => {
+                    (free, has_requests) = (free - 1, true);
+                    JoinState::Requested(options)
+                }
+                state => state,
+            };
+        }
+        has_requests
+    }
+
+    fn room_limit_reached(&self) -> Refusal {
+        let limit = self.rooms_limit;
+        let message = format!("a connection may be in at most {limit} rooms; leave one first");
+        Refusal::new(ErrorCode::RoomLimit, message)
     }
 
     fn leaving(&self, name: &str) -> Result<RoomName, Box<reply::RoomResult>> {

@@ -28,16 +28,14 @@ const ROOMS_PER_SLICE: usize = 32;
 impl ClientSession {
     pub(super) async fn subscribe(&mut self, id: Option<Id<'_>>, joins: Vec<PendingJoin>) {
         let began = Instant::now();
-        let turn = self.services.hub.acquire_long_request(&self.connection.principal, joins.len()).await;
-        // All requests are sent before the first answer is awaited.
-        let mut asked = Vec::with_capacity(joins.len());
-        for (n, join) in joins.into_iter().enumerate() {
-            yield_between_slices(n).await;
-            asked.push(self.request_join(join, true));
+        let (mut answered, until) = (joins, Some(began + GRANT_TIMEOUT));
+        loop {
+            answered = self.request_joins(answered, until).await;
+            // If a plugin refused some entries, there is room for others.
+            if !self.state.request_deferred(&mut answered) {
+                break;
+            }
         }
-        drop(turn);
-        let (this, until) = (&*self, Some(began + GRANT_TIMEOUT));
-        let mut answered = join_all(asked.into_iter().map(|join| this.await_join(join, until))).await;
         refuse_duplicates(&mut answered);
         let records = answered.iter().filter_map(PendingJoin::record).collect();
         let recorded = self.services.hub.record_joins(&self.connection, records);
@@ -63,6 +61,20 @@ impl ClientSession {
             .await;
         self.connection.ping_after_answer(gaps.iter());
         self.start_replays(replays);
+    }
+
+    /// Makes the requests that are to be made, and waits for their answers.
+    async fn request_joins(&self, joins: Vec<PendingJoin>, until: Option<Instant>) -> Vec<PendingJoin> {
+        let requests = joins.iter().filter(|join| matches!(join.state, JoinState::Requested(_))).count();
+        let turn = self.services.hub.acquire_long_request(&self.connection.principal, requests).await;
+        // All requests are sent before the first answer is awaited.
+        let mut asked = Vec::with_capacity(joins.len());
+        for (n, join) in joins.into_iter().enumerate() {
+            yield_between_slices(n).await;
+            asked.push(self.request_join(join, true));
+        }
+        drop(turn);
+        join_all(asked.into_iter().map(|join| self.await_join(join, until))).await
     }
 
     /// Asks the room's shard for a seat. If the join `is_provisional`, it may still fail to be recorded: no
@@ -134,7 +146,9 @@ impl ClientSession {
                 self.prepare_recovery(options, joined).await.ok()?
             }
             JoinState::Refused(refusal, _) => return Some(CompletedJoin::refused(&join.name, refusal, kind)),
-            JoinState::Requested(_) | JoinState::Asked(..) => unreachable!("the shard has answered"),
+            JoinState::Requested(_) | JoinState::Deferred(_) | JoinState::Asked(..) => {
+                unreachable!("the shard has answered")
+            }
         };
         // The connection may be in the room already, perhaps under another name.
         self.stop_replay(granted.room()).await;
