@@ -33,8 +33,20 @@ pub(crate) fn read_api_key(file: Option<&Path>) -> anyhow::Result<String> {
     };
     match key.trim() {
         "" => bail!("{source}: empty; expected an API key"),
-        key => Ok(key.to_owned()),
+        key => match key.split_once('\n') {
+            None => Ok(key.to_owned()),
+            // What `switchyard key new` prints: the key, and what to do with it.
+            Some((first, _)) if is_generated_key(first.trim_end()) => Ok(first.trim_end().to_owned()),
+            Some(_) => bail!(
+                "{source}: several lines; expected an API key alone, or what `switchyard key new` prints, which begins \
+                 with the key"
+            ),
+        },
     }
+}
+
+fn is_generated_key(line: &str) -> bool {
+    line.strip_prefix("sk_").is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -49,6 +61,14 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             assert_eq!(read_api_key(Some(&file)).unwrap(), "sk_1");
         }
+        // Regression: the whole text was sent as the key.
+        std::fs::write(&file, format!("{}\n\nStore it safely.\n", "sk_".to_owned() + &"0".repeat(40)))
+            .unwrap();
+        assert_eq!(read_api_key(Some(&file)).unwrap(), "sk_".to_owned() + &"0".repeat(40));
+        std::fs::write(&file, "[[key]]\nprincipal = \"acme\"\n").unwrap();
+        assert!(
+            read_api_key(Some(&file)).unwrap_err().to_string().contains("several lines; expected an API key")
+        );
         std::fs::write(&file, "\n").unwrap();
         assert!(read_api_key(Some(&file)).unwrap_err().to_string().ends_with("empty; expected an API key"));
         std::fs::remove_file(&file).unwrap();

@@ -55,6 +55,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Before the addresses are printed, so that whoever reads them can use every call.
     node.open(&admin);
     let url = format!("{scheme}://{}{path}", server.local_addr()?);
+    tracing::info!("serving clients at {url}, and operators at {admin_url}");
     let mut lines = vec![format!("clients    {url}"), format!("operators  {admin_url}")];
     lines.extend(key.as_ref().map(|key| format!("key        {key}   (valid for this run only)")));
     if args.json {

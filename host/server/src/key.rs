@@ -100,6 +100,11 @@ impl Keys {
         self.by_prefix.entry(prefix).or_default().push(Arc::new(key));
     }
 
+    /// Whether there is no key at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_prefix.is_empty()
+    }
+
     /// Whether a principal has a key, even an expired one.
     pub(crate) fn has_principal(&self, principal: &str) -> bool {
         self.principals.contains(principal)

@@ -14,7 +14,7 @@ pub use watcher::{FileReader, ReadError};
 use crate::{
     admin::{AdminListener, Status},
     config::Config,
-    hub::{Hub, HubConfig, SlotConfig},
+    hub::{Hub, HubConfig, SlotConfig, close_for_drain},
     limits::{ClientLimits, FileBudget},
     listener::{self, Tls},
     metrics::Metrics,
@@ -30,7 +30,7 @@ use std::{
 };
 use switchyard_plugin::{CacheError, PluginConfig};
 use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
-use switchyard_protocol::{Close, unix_ms};
+use switchyard_protocol::unix_ms;
 use switchyard_store::{
     IDEMPOTENCY_KEY_TTL, MemoryStore, OpenError, RedisStore, Retention, Store, StoredKeys,
 };
@@ -42,8 +42,6 @@ use tokio_util::sync::CancellationToken;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long the store may take to write its last changes.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Clients of a stopping node are told to reconnect after a random delay of at most this many milliseconds.
-const MAX_RECONNECT_DELAY_MS: u32 = 3000;
 /// The pause between two attempts to read keys from the store at the start.
 const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
@@ -153,6 +151,9 @@ impl Node {
         let has_plugin_to_retry = rollout.start(|what| admin.status.set_waiting_for(what)).await;
         let stored = read_stored_keys(&hub, admin).await;
         let keys = merge_keys(&ConfiguredKeys::of(&config), &stored.keys);
+        if keys.is_empty() {
+            report_missing_keys(hub.store.keys.is_some());
+        }
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
         let (stopping, draining) = Default::default();
@@ -208,7 +209,7 @@ impl Node {
         stopping.cancel();
         tracing::info!(connections = hub.connections.len(), "draining");
         draining.cancel();
-        hub.connections.close_all(|| Close::Draining(random_reconnect_delay_ms()));
+        hub.connections.close_all(close_for_drain);
         if tokio::time::timeout(DRAIN_TIMEOUT, served).await.is_err() {
             // Those that have not authenticated, or are being closed, are in no session any more.
             let (connections, sessions) = (clients.len(), hub.connections.len());
@@ -270,7 +271,10 @@ async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, N
     let store = move |feed| async move {
         let report = move |what: &str| status.set_waiting_for(what);
         Ok::<_, NodeError>(match site {
-            None => Store::from(MemoryStore::new(retention, feed, &memory, &vitals)),
+            None => {
+                store_metrics.set_single_node();
+                Store::from(MemoryStore::new(retention, feed, &memory, &vitals))
+            }
             Some(site) => {
                 let store =
                     RedisStore::connect(&site, retention, store_metrics, feed, &memory, report, &vitals)
@@ -297,6 +301,15 @@ async fn read_stored_keys(hub: &Hub, admin: &AdminListener) -> StoredKeys {
     }
 }
 
+/// Warns that nobody can connect. `has_registry`: keys can be added to the store.
+fn report_missing_keys(has_registry: bool) {
+    let add_to_store = if has_registry { ", or add one to the store with `switchyard key add`" } else { "" };
+    tracing::warn!(
+        "there is no API key, so nobody can connect: run `switchyard key new` and put the [[key]] section that it prints \
+         into the configuration{add_to_store}"
+    );
+}
+
 async fn close_store(hub: &Hub) {
     let Some(remote) = &hub.store.remote else { return };
     if tokio::time::timeout(STORE_CLOSE_TIMEOUT, remote.close()).await.is_err() {
@@ -310,10 +323,6 @@ async fn close_store(hub: &Hub) {
 fn admin_host(admin: SocketAddr) -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", name.trim(), admin.port())
-}
-
-fn random_reconnect_delay_ms() -> u32 {
-    getrandom::u32().unwrap_or(0) % MAX_RECONNECT_DELAY_MS
 }
 
 #[cfg(test)]

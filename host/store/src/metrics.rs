@@ -115,6 +115,12 @@ impl StoreMetrics {
         registry.register_with_unit("store_memory_limit", limit, Unit::Bytes, memory_limit);
     }
 
+    /// Says that the store is in this process: its only node needs no lease, so nothing can take it away.
+    pub fn set_single_node(&self) {
+        self.lease.set(1);
+        self.nodes.set(1);
+    }
+
     /// Records how many bytes the fullest server uses and may use.
     pub(crate) fn record_memory(&self, used: usize, limit: usize) {
         let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);

@@ -57,6 +57,10 @@ async fn a_node_serves_reloads_and_stops_without_loss() {
     assert_eq!(process.ended().await.code(), Some(0));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     let log = fs::read_to_string(folder.path().join("stderr")).expect("a log");
+    let url = &process.url;
+    assert!(log.contains(&format!("serving clients at {url}, and operators at http://")), "{log}");
+    assert!(log.contains("configuration reloaded; changed: keys and tiers"), "{log}");
+    assert!(!log.contains("there is no API key"), "{log}");
     assert!(!log.contains(KEY) && !log.contains(&client.token()) && !log.contains("panicked"), "{log}");
 }
 
@@ -99,6 +103,19 @@ async fn without_a_configuration_a_node_creates_a_key_and_finds_plugins() {
     .await;
     process.signal("INT").await;
     assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_node_without_any_key_says_that_nobody_can_connect() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("s.toml"), PORTS).expect("a file");
+    let mut process = Process::serve(folder.path(), &["--config", "s.toml"], &[]).await;
+    process.signal("TERM").await;
+    assert_eq!(process.ended().await.code(), Some(0));
+    let log = fs::read_to_string(folder.path().join("stderr")).expect("a log");
+    let warning =
+        "there is no API key, so nobody can connect: run `switchyard key new` and put the [[key]] section";
+    assert!(log.contains(warning), "{log}");
 }
 
 #[tokio::test]

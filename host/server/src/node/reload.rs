@@ -18,6 +18,7 @@ use crate::{
     metrics::Metrics,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
+use switchyard_plugin::PluginConfig;
 use switchyard_process::file::UnusableFile;
 use switchyard_protocol::unix_ms;
 use switchyard_store::{KeyRegistry, StoredKeys};
@@ -154,9 +155,20 @@ impl Reloader {
         }
         // Keys first, so that they wait for nothing else.
         if let Some(config) = config {
-            self.apply_keys(&config);
+            let mut changes = vec![];
+            if self.apply_keys(&config) {
+                changes.push("keys and tiers".to_owned());
+            }
             self.report_restart_needed(&config);
-            self.apply_plugins(config);
+            changes.extend(self.apply_plugins(config));
+            match changes.is_empty() {
+                false => tracing::info!("configuration reloaded; changed: {}", changes.join(", ")),
+                // A file changes without a change of its settings whenever it is written again.
+                true if cause != ReloadCause::Sighup => {}
+                true => {
+                    tracing::info!("configuration reloaded; no setting that takes effect now has changed")
+                }
+            }
         }
         // Before the files are read, so that no change is missed.
         if let Err(error) = source.watch(&self.config).await {
@@ -196,20 +208,32 @@ impl Reloader {
         read.ok()
     }
 
-    fn apply_keys(&mut self, config: &Config) {
+    /// Returns whether anything has changed.
+    fn apply_keys(&mut self, config: &Config) -> bool {
         let configured = ConfiguredKeys::of(config);
-        if configured != ConfiguredKeys::of(&self.config) {
+        let has_changed = configured != ConfiguredKeys::of(&self.config);
+        if has_changed {
             (self.config.keys, self.config.tiers) = (config.keys.clone(), config.tiers.clone());
             self.key_changes.send(KeyChange::Configured(configured)).ok();
         }
+        has_changed
     }
 
-    fn apply_plugins(&mut self, config: Config) {
+    /// Returns what has changed.
+    fn apply_plugins(&mut self, config: Config) -> Vec<String> {
         let (plugins, after_restart) = apply_config(&self.config.plugins, &config);
         for change in after_restart {
             tracing::warn!("{change}; restart the node to apply it");
         }
+        // The keys of [signatures] are a part of each plugin's settings.
+        let is_resigned = self.config.signatures != config.signatures;
+        let settings = |plugin: &PluginConfig| PluginConfig { trust: Arc::default(), ..plugin.clone() };
+        let changed =
+            self.config.plugins.iter().zip(&plugins).filter(|(old, new)| settings(old) != settings(new));
+        let changed = changed.map(|(_, new)| format!("plugin '{}'", new.name()));
+        let changes = is_resigned.then(|| "signatures".to_owned()).into_iter().chain(changed).collect();
         (self.config.plugins, self.config.signatures) = (plugins, config.signatures);
+        changes
     }
 
     fn report_restart_needed(&mut self, config: &Config) {
