@@ -1,8 +1,13 @@
 //! Plugins that misbehave, seen from outside. Clients get a clear answer, the connection stays open, and
 //! other rooms keep working.
 
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, MORE_KEYS, READER, Server, eventually, guest};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
 
 /// A node whose rooms `bad:**` are governed by the hostile plugin with this configuration.
 async fn server(config: &str) -> Server {
@@ -353,6 +358,94 @@ async fn a_failing_connect_hook_rejects_clients_with_a_reason_to_retry() {
     let error = client.expect("error").await;
     assert_eq!(error["error"]["code"], "plugin_failed", "{error}");
     assert_eq!(client.closed().await.code, 4503, "it may be better later");
+}
+
+/// Regression: a room that the plugin refuses took the place of one that is allowed.
+#[tokio::test]
+async fn a_room_that_a_plugin_refuses_does_not_count_towards_the_limit_of_the_request() {
+    let server = server("{ subscribe = \"refuse\" }\n[tier.default]\nrooms = 2").await;
+    let mut client = Client::connect(&server).await;
+    let answer = client
+        .ask(json!({"type": "subscribe", "rooms": ["bad:a", "bad:b", "one", "bad:c", "two", "three"]}))
+        .await;
+    let results = answer["results"].as_array().expect("results");
+    let outcome = |result: &Value| match result["status"].as_str() {
+        Some("subscribed") => "subscribed".to_owned(),
+        _ => result["error"]["code"].as_str().expect("a code").to_owned(),
+    };
+    let outcomes: Vec<_> = results.iter().map(outcome).collect();
+    let refused = &outcomes[0];
+    assert_ne!(refused, "room_limit", "{answer}");
+    assert_eq!(outcomes, [refused, refused, "subscribed", refused, "subscribed", "room_limit"], "{answer}");
+}
+
+/// Sends a close frame.
+async fn close(client: &mut Client) {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    client.socket.send(Message::Close(Some(frame))).await.expect("a live connection");
+}
+
+/// Regression: the session was taken from the connection that held it, for a client that nobody heard from again.
+#[tokio::test]
+async fn a_client_that_is_gone_before_the_plugin_has_answered_takes_no_session() {
+    let server = server("{ connect = \"busy-300\" }\nbudget = { call = \"5s\" }").await;
+    let mut owner = Client::connect(&server).await;
+    let takeover = json!({"type": "connect", "auth": {"apiKey": KEY}, "session": owner.token()});
+    let mut closing = Client::open(&*server.url).await;
+    closing.send(takeover.clone()).await;
+    close(&mut closing).await;
+    assert_eq!(closing.closed().await.code, 1000, "nobody has to wait for the plugin to close");
+    let mut cut = Client::open(&*server.url).await;
+    cut.send(takeover).await;
+    cut.cut();
+    // The plugin is asked about this one after the others.
+    Client::connect(&server).await.round_trip().await;
+    owner.round_trip().await;
+}
+
+/// A client may send requests before its connect is answered, and then close: they are carried out.
+#[tokio::test]
+async fn requests_that_are_sent_before_connected_are_carried_out_even_if_the_client_has_closed() {
+    let server = server("{ connect = \"busy-100\" }\nbudget = { call = \"5s\" }").await;
+    let mut reader = Client::connect(&server).await;
+    reader.subscribe(json!(["free"])).await;
+    let mut hasty = Client::open(&*server.url).await;
+    hasty.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
+    for n in 1..=3 {
+        hasty.send(json!({"type": "publish", "room": "free", "data": n})).await;
+    }
+    close(&mut hasty).await;
+    for n in 1..=3 {
+        assert_eq!(reader.expect("message").await["data"], n);
+    }
+}
+
+/// Regression: any number of connections waited, each without a connection slot.
+#[tokio::test]
+async fn no_more_connections_wait_to_take_sessions_over_than_the_tier_allows() {
+    let config = "{ connect = \"busy-500\" }\nbudget = { call = \"5s\" }\n[tier.default]\nconnections = 2";
+    let server = server(config).await;
+    let mut owner = Client::connect(&server).await;
+    let takeover = json!({"type": "connect", "auth": {"apiKey": KEY}, "session": owner.token()});
+    let mut waiting = vec![];
+    for _ in 0..2 {
+        let mut client = Client::open(&*server.url).await;
+        client.send(takeover.clone()).await;
+        // So that its connect is read before the next one.
+        client.socket.send(Message::Ping(Default::default())).await.expect("a live connection");
+        let pong = client.socket.next().await.expect("a frame").expect("a live connection");
+        assert!(matches!(pong, Message::Pong(_)), "{pong:?}");
+        waiting.push(client);
+    }
+    let mut refused = Client::open(&*server.url).await;
+    refused.send(takeover).await;
+    let error = refused.expect("error").await["error"].clone();
+    assert_eq!((&error["code"], &error["retryAfter"]), (&json!("overloaded"), &json!(1000)), "{error}");
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.starts_with("2 connections of principal 'acme' are already resuming"), "{message}");
+    assert_eq!(refused.closed().await.code, 4503, "it may try again");
+    assert_eq!(waiting[0].recv().await["resumed"], true);
+    assert_eq!(owner.closed().await.code, 4409);
 }
 
 /// A plugin that uses its whole budget on every call delays only its own rooms.

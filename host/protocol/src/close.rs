@@ -7,7 +7,7 @@
 /// the session can be resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// 4400: the client sent ten bad frames within a minute.
+    /// 4400: the client sent ten bad frames within a minute, or a malformed `connect` with a valid key.
     BadFrames,
     /// 4401: the key is missing, invalid or expired.
     Unauthorized,
@@ -71,7 +71,7 @@ impl Close {
             Close::FrameTooLarge => {
                 "a frame is larger than server.frame allows, or than 16 KiB before connect"
             }
-            Close::BadFrames => "ten bad frames within a minute",
+            Close::BadFrames => "ten bad frames within a minute, or a malformed connect",
             Close::Unauthorized => "a valid key is required",
             Close::Forbidden => "not allowed here",
             Close::TakenOver => "the session was resumed by another connection",

@@ -38,8 +38,8 @@ pub enum Request<'a> {
     Connect {
         /// `auth.apiKey`. The server looks at it, and at errors in it, only if the upgrade presented no key.
         api_key: Result<Option<Cow<'a, str>>, Refusal>,
-        /// The token of the session to resume.
-        session: Option<Cow<'a, str>>,
+        /// The token of the session to resume. The error says that it is not a string.
+        session: Result<Option<Cow<'a, str>>, Refusal>,
     },
     /// `subscribe`: join rooms.
     Subscribe {
@@ -124,7 +124,7 @@ pub type ParseResult<'a> = Result<(Option<Id<'a>>, Request<'a>), (Option<Id<'a>>
 ///
 /// [`ErrorCode::BadFrame`] if the text is not one JSON object or contains JSON that is not portable,
 /// [`ErrorCode::UnknownType`] if there is no such request, [`ErrorCode::InvalidRequest`] if a field is
-/// missing or wrong. The errors of single rooms, of `auth` and of `ack` are in the [`Request`].
+/// missing or wrong. The errors of single rooms, of `auth`, `session` and `ack` are in the [`Request`].
 ///
 /// ```
 /// use switchyard_protocol::{ErrorCode, Request, request::parse};
@@ -213,7 +213,7 @@ fn connect<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
         Ok(token) => Ok(token),
         Err(_) => Err(Refusal::invalid("session must be a string")),
     });
-    Ok(Request::Connect { api_key: api_key.unwrap_or(Ok(None)), session: session.transpose()? })
+    Ok(Request::Connect { api_key: api_key.unwrap_or(Ok(None)), session: session.transpose() })
 }
 
 fn rooms<'a>(fields: &RequestFields<'a>) -> Result<Vec<&'a RawValue>, Refusal> {

@@ -27,7 +27,8 @@ mod start;
 
 pub(crate) use command::{AckError, JoinAnswer, JoinReceiver, JoinRequest, Joined, Offer, Recovery, Seat};
 pub(crate) use connections::{
-    CONNECTION_BYTES, Connection, Connections, Registration, close_for_key, connection_limit_reached,
+    CONNECTION_BYTES, Connection, Connections, Registration, close_for_drain, close_for_key,
+    connection_limit_reached,
 };
 pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
@@ -50,7 +51,7 @@ use std::{
     },
     time::Instant,
 };
-use switchyard_plugin::{ConnectRequest, Limits};
+use switchyard_plugin::Limits;
 use switchyard_process::{
     memory::{MemoryAccount, MemoryShare},
     vital::VitalTasks,
@@ -144,29 +145,6 @@ impl Hub {
     /// Sets the limits that plugins gave to the latest connection of a principal.
     pub(crate) fn set_principal_limits(&self, principal: &Arc<str>, limits: &Limits) {
         self.allowances.set_limits(principal, limits, Instant::now());
-    }
-
-    /// Whether a plugin has a connect hook.
-    pub(crate) fn has_connect_hook(&self) -> bool {
-        self.connect_authorizer.has_governors()
-    }
-
-    /// Does the same as [`authorize_connect`](Self::authorize_connect) for a connection that has no slot yet,
-    /// because it wants to take a session over. A principal makes one such call at a time, so however often a
-    /// client sends the token of a session, it does not fill the queue of the plugins.
-    pub(crate) async fn authorize_takeover(
-        &self,
-        principal: &Arc<str>,
-        connecting: ConnectRequest,
-    ) -> Result<Limits, Refusal> {
-        let _permit = self.takeovers.acquire(principal).await;
-        self.authorize_connect(connecting).await
-    }
-
-    /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their
-    /// limits.
-    pub(crate) async fn authorize_connect(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
-        self.connect_authorizer.authorize(connecting).await
     }
 
     /// Records in the session that the client has handled all messages up to an offset. Fails if they were

@@ -147,11 +147,13 @@ pub(crate) async fn run(
             });
             let stream = Stream::new(transport.clone());
             let served = upgrade::serve(stream, router, remote, unauthenticated, request.clone());
-            let served = unless_draining(&draining, &request, served).await?;
-            // An upgraded connection would hold another reference: this one got a plain answer.
-            if Arc::strong_count(&transport) == 1 {
+            let served = unless_draining(&draining, &request, served).await;
+            // An upgraded connection would hold another reference: this one got a plain answer. A client that has
+            // sent no request does not delay a node that drains.
+            if Arc::strong_count(&transport) == 1 && (served.is_ok() || request.has_answered()) {
                 socket::close_gracefully(&transport).await;
             }
+            let served = served?;
             if tls.is_none() && served.as_ref().is_err_and(is_not_http) {
                 scheme_hint.log(remote);
             }

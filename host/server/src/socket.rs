@@ -143,13 +143,16 @@ fn count_read(socket: &mut ServerSocket, received: &ReadResult) {
 
 async fn read(socket: &mut ServerSocket, transport: &Transport, session: &mut ClientSession) -> End {
     let end = loop {
-        let received = tokio::select! {
-            biased;
-            received = socket.next() => received,
-            answer = session.next_answer() => {
-                without_reading(transport, Box::pin(session.answer(answer))).await;
-                continue;
-            }
+        let received = match socket.get_mut().take_early() {
+            Some(message) => Some(Ok(message)),
+            None => tokio::select! {
+                biased;
+                received = socket.next() => received,
+                answer = session.next_answer() => {
+                    without_reading(transport, Box::pin(session.answer(answer))).await;
+                    continue;
+                }
+            },
         };
         count_read(socket, &received);
         match received {

@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use switchyard_tests::{Client, FIN, Raw, Server, TEXT, eventually, framed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test]
@@ -15,23 +16,48 @@ async fn every_client_is_told_when_to_reconnect() {
         client.subscribe(json!(["prices"])).await;
         clients.push(client);
     }
-    let mut unauthenticated = Client::open(&*server.url).await;
+    let mut unauthenticated = vec![];
+    for _ in 0..20 {
+        unauthenticated.push(Client::open(&*server.url).await);
+    }
     assert_eq!(server.call("GET", "/readyz", None, "").await.0, 200);
     server.drain();
-    let mut delays = vec![];
-    for client in &mut clients {
-        let closed = client.closed().await;
-        assert_eq!(closed.code, 4600);
-        delays.push(closed.reason.parse::<u64>().unwrap_or_else(|_| panic!("{closed:?}")));
+    // Regression: those that had not authenticated were all told to come back at once.
+    for clients in [&mut clients, &mut unauthenticated] {
+        let mut delays = vec![];
+        for client in clients {
+            let closed = client.closed().await;
+            assert_eq!(closed.code, 4600);
+            delays.push(closed.reason.parse::<u64>().unwrap_or_else(|_| panic!("{closed:?}")));
+        }
+        delays.sort();
+        delays.dedup();
+        assert!(delays.len() > 10, "clients come back spread over time: {delays:?}");
     }
-    assert_eq!(unauthenticated.closed().await.code, 4600);
-    delays.sort();
-    delays.dedup();
-    assert!(delays.len() > 10, "clients come back spread over time: {delays:?}");
     let started = Instant::now();
     drop((clients, unauthenticated));
     server.stop().await;
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+/// Regression: the connection was dropped, and a reset could cost the client the answer.
+#[tokio::test]
+async fn a_client_that_got_a_plain_answer_can_read_it_although_the_node_drains() {
+    let server = Server::start("").await;
+    let mut client = Raw::tcp(server.address()).await;
+    client.bytes(b"GET /nothing HTTP/1.1\r\nHost: here\r\n\r\n").await;
+    let mut answer = [0; 12];
+    client.tcp.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    server.drain();
+    client.tcp.read_to_end(&mut vec![]).await.expect("an end, not a reset");
+    // If nobody reads them, the first of these is answered with a reset.
+    for _ in 0..3 {
+        client.tcp.write_all(b"GET /nothing").await.expect("a connection without a reset");
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    server.stop().await;
 }
 
 /// Clients that do not read, do not finish a message or do not answer the close do not delay the end.

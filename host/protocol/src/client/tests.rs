@@ -41,7 +41,7 @@ fn the_server_reads_the_connect_that_a_client_writes() {
         ClientRequest::Connect { api_key: Some("sk_1"), session: Some("s_1") }.encode(Some("a\"b".into()));
     let (id, Request::Connect { api_key, session }) = received(&text) else { panic!("{text}") };
     assert_eq!(id.unwrap().get(), r#""a\"b""#);
-    assert_eq!((api_key.unwrap().as_deref(), session.as_deref()), (Some("sk_1"), Some("s_1")));
+    assert_eq!((api_key.unwrap().as_deref(), session.unwrap().as_deref()), (Some("sk_1"), Some("s_1")));
     let text = ClientRequest::Connect { api_key: None, session: None }.encode(None);
     assert_eq!(text, r#"{"type":"connect"}"#);
 }

@@ -1,7 +1,14 @@
 //! Asks plugins whether a connection may be opened. Has a thread and plugin instances of its own, so that a
 //! plugin that is busy with its rooms does not keep clients from connecting.
 
-use super::{cannot_start_thread, conflict, refusals::wire_refusal, slots::CompiledVersion, stopping};
+use super::{
+    Hub, cannot_start_thread, conflict,
+    fair_semaphore::{QueueFull, QueueLimits},
+    refusals::wire_refusal,
+    slots::CompiledVersion,
+    stopping,
+};
+use crate::key::Key;
 use std::{
     collections::BTreeMap,
     io,
@@ -12,8 +19,13 @@ use std::{
 };
 use switchyard_plugin::{ConnectRequest, Governor, Limits, Mirror, PluginFunction, SwapError};
 use switchyard_process::vital::VitalTasks;
-use switchyard_protocol::Refusal;
+use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::sync::{mpsc, oneshot};
+
+/// Maximum number of connections that ask plugins, or wait for their turn to ask, whether they may take a
+/// session over. They have no connection slot yet. Each takes about [`CONNECTION_BYTES`](super::CONNECTION_BYTES),
+/// so all of them take 128 MiB.
+const MAX_WAITING_TAKEOVERS: usize = 16_384;
 
 pub(super) struct ConnectAuthorizer {
     /// The queue of the thread, which is started with the first version that has a connect hook.
@@ -33,6 +45,51 @@ enum AuthorizerRequest {
 /// The governors of the plugins that have a connect hook, by slot.
 #[derive(Default)]
 struct ConnectGovernors(BTreeMap<usize, (CompiledVersion, Governor)>);
+
+impl Hub {
+    /// Whether a plugin has a connect hook.
+    pub(crate) fn has_connect_hook(&self) -> bool {
+        self.connect_authorizer.has_governors()
+    }
+
+    /// Does the same as [`authorize_connect`](Self::authorize_connect) for a connection that has no slot yet,
+    /// because it wants to take a session over. A principal makes one such call at a time, so however often a
+    /// client sends the token of a session, it does not fill the queue of the plugins. At most as many
+    /// connections of a principal wait for their turn as its tier allows connections.
+    pub(crate) async fn authorize_takeover(
+        &self,
+        key: &Key,
+        connecting: ConnectRequest,
+    ) -> Result<Limits, Refusal> {
+        let limits =
+            QueueLimits { per_principal: key.limits.connections as usize, in_all: MAX_WAITING_TAKEOVERS };
+        let permit = self.takeovers.acquire_within(&key.principal, limits).await;
+        let _permit = permit.map_err(|full| takeover_queue_full(key, full))?;
+        self.authorize_connect(connecting).await
+    }
+
+    /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their
+    /// limits.
+    pub(crate) async fn authorize_connect(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
+        self.connect_authorizer.authorize(connecting).await
+    }
+}
+
+/// The refusal of a connection that would have to wait for its turn to ask plugins.
+fn takeover_queue_full(key: &Key, full: QueueFull) -> Refusal {
+    let Key { principal, tier, limits, .. } = key;
+    let message = match full {
+        QueueFull::OfPrincipal => format!(
+            "{} connections of principal '{principal}' are already resuming a session, as many as tier '{tier}' \
+             allows; try again later",
+            limits.connections
+        ),
+        QueueFull::InAll => format!(
+            "{MAX_WAITING_TAKEOVERS} connections are already resuming a session on this node; try again later"
+        ),
+    };
+    Refusal::retry(ErrorCode::Overloaded, message, 1000)
+}
 
 impl ConnectAuthorizer {
     pub(super) fn new(vitals: VitalTasks) -> Self {

@@ -55,6 +55,9 @@ pub(crate) struct Connections {
 
 type ConnectionMap = BTreeMap<ConnectionId, Arc<Connection>>;
 
+/// Clients of a stopping node are told to reconnect after a random delay of less than this many milliseconds.
+const MAX_RECONNECT_DELAY_MS: u32 = 3000;
+
 /// How many connections [`Connections::for_each`] copies at a time. Copying them takes a few microseconds.
 const PAGE_SIZE: usize = 256;
 
@@ -141,6 +144,12 @@ pub(crate) fn close_for_key(refusal: &Refusal) -> Close {
         ErrorCode::Forbidden => Close::Draining(0),
         _ => Close::Revoked,
     }
+}
+
+/// The close code for a client of a stopping node, with a delay of its own, so that not all clients come back
+/// at once.
+pub(crate) fn close_for_drain() -> Close {
+    Close::Draining(getrandom::u32().unwrap_or(0) % MAX_RECONNECT_DELAY_MS)
 }
 
 /// Keeps a connection in [`Connections`] until this is dropped. Its session can then be resumed, unless an

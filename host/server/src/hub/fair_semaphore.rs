@@ -13,7 +13,14 @@ pub(super) struct FairSemaphore {
     shared: Arc<Semaphore>,
     /// Principals that hold a permit or wait for one. Each waits only once for the shared semaphore, so they
     /// take turns.
-    principals: Mutex<HashMap<Arc<str>, PrincipalQueue>>,
+    principals: Mutex<Principals>,
+}
+
+#[derive(Default)]
+struct Principals {
+    queues: HashMap<Arc<str>, PrincipalQueue>,
+    /// How many requests all principals have together.
+    requests: usize,
 }
 
 struct PrincipalQueue {
@@ -21,6 +28,24 @@ struct PrincipalQueue {
     requests: usize,
     /// Has the one permit of the principal.
     own: Arc<Semaphore>,
+}
+
+/// How many requests may hold or wait for a permit.
+#[derive(Clone, Copy)]
+pub(super) struct QueueLimits {
+    pub per_principal: usize,
+    pub in_all: usize,
+}
+
+impl QueueLimits {
+    const NONE: Self = Self { per_principal: usize::MAX, in_all: usize::MAX };
+}
+
+/// Which queue is as long as it may be.
+#[derive(Debug, PartialEq)]
+pub(super) enum QueueFull {
+    OfPrincipal,
+    InAll,
 }
 
 /// Allows one piece of work. Dropping it passes the permit to the next principal.
@@ -38,10 +63,26 @@ impl FairSemaphore {
 
     /// Waits until it is the principal's turn.
     pub(super) async fn acquire<'a>(&'a self, principal: &'a Arc<str>) -> FairPermit<'a> {
+        self.acquire_within(principal, QueueLimits::NONE).await.unwrap_or_else(|_| unreachable!("no limit"))
+    }
+
+    /// Does the same if the queues are shorter than this.
+    pub(super) async fn acquire_within<'a>(
+        &'a self,
+        principal: &'a Arc<str>,
+        limits: QueueLimits,
+    ) -> Result<FairPermit<'a>, QueueFull> {
         let own = {
             let mut principals = self.lock();
+            if principals.requests >= limits.in_all {
+                return Err(QueueFull::InAll);
+            }
+            if principals.queues.get(principal).is_some_and(|own| own.requests >= limits.per_principal) {
+                return Err(QueueFull::OfPrincipal);
+            }
+            principals.requests += 1;
             let new = || PrincipalQueue { requests: 0, own: Arc::new(Semaphore::new(1)) };
-            let queue = principals.entry(principal.clone()).or_insert_with(new);
+            let queue = principals.queues.entry(principal.clone()).or_insert_with(new);
             queue.requests += 1;
             queue.own.clone()
         };
@@ -50,10 +91,10 @@ impl FairSemaphore {
         let own = own.acquire_owned().await.expect("never closed");
         let shared = self.shared.clone().acquire_owned().await.expect("never closed");
         permit.permits = Some((shared, own));
-        permit
+        Ok(permit)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, PrincipalQueue>> {
+    fn lock(&self) -> MutexGuard<'_, Principals> {
         self.principals.locked()
     }
 }
@@ -62,10 +103,11 @@ impl Drop for FairPermit<'_> {
     fn drop(&mut self) {
         self.permits = None;
         let mut principals = self.semaphore.lock();
-        let queue = principals.get_mut(self.principal).expect("counted when it was acquired");
+        principals.requests -= 1;
+        let queue = principals.queues.get_mut(self.principal).expect("counted when it was acquired");
         queue.requests -= 1;
         if queue.requests == 0 {
-            principals.remove(self.principal);
+            principals.queues.remove(self.principal);
         }
     }
 }
@@ -91,6 +133,28 @@ mod tests {
         assert!(greedy[1].as_mut().now_or_never().is_none());
         assert!(last.as_mut().now_or_never().is_some());
         drop((greedy, others, last));
-        assert!(reads.lock().is_empty(), "principals that read nothing take no memory");
+        assert!(reads.lock().queues.is_empty(), "principals that read nothing take no memory");
+        assert_eq!(reads.lock().requests, 0);
+    }
+
+    /// Connections that wait for their turn have no connection slot, so nothing else limits them.
+    #[test]
+    fn no_more_than_the_limit_wait_for_a_principal_and_in_all() {
+        let turns = FairSemaphore::new(1);
+        let [greedy, other, last]: [Arc<str>; 3] = ["greedy", "other", "last"].map(Arc::from);
+        let limits = QueueLimits { per_principal: 2, in_all: 3 };
+        let first = turns.acquire_within(&greedy, limits).now_or_never().expect("nobody else").unwrap();
+        let mut second = Box::pin(turns.acquire_within(&greedy, limits));
+        assert!(second.as_mut().now_or_never().is_none(), "it waits");
+        let third = turns.acquire_within(&greedy, limits).now_or_never().expect("it does not wait");
+        assert_eq!(third.err(), Some(QueueFull::OfPrincipal));
+        let mut waiting = Box::pin(turns.acquire_within(&other, limits));
+        assert!(waiting.as_mut().now_or_never().is_none(), "the limit of one does not concern another");
+        let refused = turns.acquire_within(&last, limits).now_or_never().expect("it does not wait");
+        assert_eq!(refused.err(), Some(QueueFull::InAll));
+        drop((second, waiting));
+        let again = turns.acquire_within(&greedy, limits);
+        drop(first);
+        assert!(again.now_or_never().expect("its turn").is_ok(), "whoever leaves the queue makes room");
     }
 }

@@ -17,6 +17,7 @@ const DRAIN_HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(400);
 #[derive(Default)]
 pub(super) struct RequestState {
     is_answering: AtomicBool,
+    has_answered: AtomicBool,
     /// Notified when an answer is ready.
     answered: Notify,
 }
@@ -27,8 +28,14 @@ impl RequestState {
     }
 
     pub(super) fn end_answer(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
         self.is_answering.store(false, Ordering::Relaxed);
         self.answered.notify_waiters();
+    }
+
+    /// Whether a request was answered. Its client may not have read the answer yet.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
     }
 
     /// Waits until no request is being answered.

@@ -58,9 +58,13 @@ impl UnauthenticatedSession {
             (None, Err(refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
         };
         match key {
-            Ok(key) => {
-                Ok(Authenticated { id, key, session: session.as_deref().and_then(SessionToken::parse) })
-            }
+            Ok(key) => match session {
+                Ok(session) => {
+                    Ok(Authenticated { id, key, session: session.as_deref().and_then(SessionToken::parse) })
+                }
+                // Another key would not help this client.
+                Err(refusal) => Err(Rejected::new(id, &refusal, Close::BadFrames)),
+            },
             Err(refusal) => Err(Rejected::new(id, &refusal, Close::Unauthorized)),
         }
     }
@@ -115,6 +119,11 @@ mod tests {
         for text in ["[", r#"{"type":"ping"}"#, r#"{"type":"connect"}"#, r#"{"type":"nonsense"}"#] {
             assert_eq!(rejected(text), ("auth_required".into(), 4401), "{text}");
         }
+        // Regression: that closed with 4401, as if the key were wrong.
+        let malformed = r#"{"type":"connect","auth":{"apiKey":"sk_1"},"session":7}"#;
+        assert_eq!(rejected(malformed), ("invalid_request".into(), 4400));
+        let wrong = r#"{"type":"connect","auth":{"apiKey":"sk_2"},"session":7}"#;
+        assert_eq!(rejected(wrong), ("invalid_key".into(), 4401));
         let wrong = r#"{"type":"connect","auth":{"apiKey":"sk_2"}}"#;
         assert_eq!(rejected(wrong), ("invalid_key".into(), 4401));
     }

@@ -7,7 +7,7 @@ use super::{
     count_read,
 };
 use crate::{
-    hub::{Connection, Permit},
+    hub::{Connection, Permit, close_for_drain},
     key::Key,
     limits::PendingConnection,
     outbox::Outbox,
@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use std::{future::poll_fn, sync::Arc, time::Duration};
 use switchyard_protocol::{Close, ErrorCode, Frame};
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
 
 /// A client whose upgrade was accepted.
@@ -51,50 +51,38 @@ pub(crate) async fn authenticate(
         hub.memory.unauthenticated(),
     );
     let first = match rejected {
-        Some(rejected) => FirstFrame::Rejected(rejected),
+        Some(rejected) => Err(Unopened::Rejected(rejected)),
         None => tokio::select! {
             biased;
             // Nobody closes the outbox yet, so this ends only if the connection breaks.
-            _ = poll_fn(|cx| outbox.poll_send(cx)) => FirstFrame::Lost,
+            _ = poll_fn(|cx| outbox.poll_send(cx)) => Err(Unopened::Lost),
             first = await_first_frame(&mut socket, &outbox, services.config.authenticate) => first,
-            () = draining.cancelled() => FirstFrame::Rejected(Rejected::silent(Close::Draining(0))),
+            () = draining.cancelled() => Err(Unopened::draining()),
         },
     };
-    let mut rest = vec![];
-    let close = match first {
-        FirstFrame::Text(text) => {
-            match open_session(services, &text, client, presented, &unauthenticated, outbox, &draining).await
-            {
-                Ok(session) => {
-                    socket.get_mut().charge_to(&session.connection().share);
-                    return Some(AuthenticatedSocket { socket, session, heartbeat, hub });
-                }
-                Err((rejected, unsent)) => {
-                    rest.push(unsent);
-                    Err(rejected)
-                }
+    let (unopened, unsent) = match first {
+        Ok(text) => {
+            let opening = Opening { services, client, presented, unauthenticated: &unauthenticated };
+            match opening.run(&text, &mut socket, outbox, &draining).await {
+                Ok(session) => return Some(AuthenticatedSocket { socket, session, heartbeat, hub }),
+                Err(failed) => failed,
             }
         }
-        // The principal gets the connection slot back before the peer has closed, as in `serve`.
-        FirstFrame::Rejected(rejected) => {
+        Err(unopened) => {
+            // The principal gets the connection slot back before the peer has closed, as in `serve`.
             drop(presented);
-            rest.push(outbox.take_rest());
-            Err(rejected)
+            (unopened, outbox.take_rest())
         }
-        FirstFrame::Closed(code) => {
-            drop(presented);
-            rest.push(outbox.take_rest());
-            Ok(code)
-        }
-        FirstFrame::Lost => return None,
     };
     drop(socket);
-    let deadline = match close {
-        Ok(code) => {
+    let mut rest = vec![unsent];
+    let deadline = match unopened {
+        Unopened::Lost => return None,
+        Unopened::Closed(code) => {
             rest.push(Frame::close(code, "").into_bytes());
             Instant::now() + CLOSE_TIMEOUT
         }
-        Err(Rejected { code, frame, close }) => {
+        Unopened::Rejected(Rejected { code, frame, close }) => {
             if let Some(code) = code {
                 hub.metrics.count_error(code);
             }
@@ -116,10 +104,10 @@ pub(crate) async fn authenticate(
 /// How long a frame that was received in time may take to be read after the timeout.
 const READ_DELAY: Duration = Duration::from_millis(100);
 
-/// The first frame of a client, or what happened instead.
-enum FirstFrame {
-    Text(Utf8Bytes),
-    /// It is not text, was not received in time, or does not matter because the client is rejected anyway.
+/// Why a client gets no session.
+enum Unopened {
+    /// Its first frame is not a valid `connect` or was not received in time, or its connection is refused or
+    /// closed.
     Rejected(Rejected),
     /// The peer closed, with this code.
     Closed(Option<u16>),
@@ -127,25 +115,50 @@ enum FirstFrame {
     Lost,
 }
 
+impl Unopened {
+    fn silent(close: Close) -> Self {
+        Self::Rejected(Rejected::silent(close))
+    }
+
+    fn draining() -> Self {
+        Self::silent(close_for_drain())
+    }
+
+    /// What an item of the socket that is no message with data means, if it ends the connection. Answers pings.
+    fn of(received: Option<tungstenite::Result<Message>>, outbox: &Outbox) -> Option<Self> {
+        match received {
+            Some(Ok(Message::Ping(payload))) => {
+                outbox.pong(Frame::pong(&payload));
+                None
+            }
+            Some(Ok(Message::Close(frame))) => Some(Self::Closed(frame.map(|frame| frame.code.into()))),
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(close_for_error(error).map_or(Self::Lost, Self::silent)),
+            None => Some(Self::Lost),
+        }
+    }
+}
+
 /// Awaits the first frame, and answers pings in the meantime.
-async fn await_first_frame(socket: &mut ServerSocket, outbox: &Outbox, limit: Duration) -> FirstFrame {
+async fn await_first_frame(
+    socket: &mut ServerSocket,
+    outbox: &Outbox,
+    limit: Duration,
+) -> Result<Utf8Bytes, Unopened> {
     let first = async {
         loop {
             let received = socket.next().await;
             count_read(socket, &received);
             match received {
-                Some(Ok(Message::Text(text))) => return FirstFrame::Text(text),
-                Some(Ok(Message::Binary(_))) => return FirstFrame::Rejected(UnauthenticatedSession::binary()),
-                Some(Ok(Message::Ping(payload))) => outbox.pong(Frame::pong(&payload)),
-                Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
-                Some(Ok(Message::Close(frame))) => {
-                    return FirstFrame::Closed(frame.map(|frame| frame.code.into()));
+                Some(Ok(Message::Text(text))) => return Ok(text),
+                Some(Ok(Message::Binary(_))) => {
+                    return Err(Unopened::Rejected(UnauthenticatedSession::binary()));
                 }
-                Some(Err(error)) => {
-                    let silent = |close| FirstFrame::Rejected(Rejected::silent(close));
-                    return close_for_error(error).map_or(FirstFrame::Lost, silent);
+                other => {
+                    if let Some(unopened) = Unopened::of(other, outbox) {
+                        return Err(unopened);
+                    }
                 }
-                None => return FirstFrame::Lost,
             }
         }
     };
@@ -155,31 +168,73 @@ async fn await_first_frame(socket: &mut ServerSocket, outbox: &Outbox, limit: Du
         // If this process was stopped, the frame may have been received in time and still be unread.
         received = timeout(READ_DELAY, first).await;
     }
-    received.unwrap_or_else(|_| FirstFrame::Rejected(UnauthenticatedSession::timeout(limit.as_millis())))
+    let timed_out = || Unopened::Rejected(UnauthenticatedSession::timeout(limit.as_millis()));
+    received.unwrap_or_else(|_| Err(timed_out()))
 }
 
-/// Authenticates the client with its first frame. The error contains what is left unsent in the outbox.
-async fn open_session(
+/// Waits for the end of a client whose `connect` is being answered. A message that it sends before that is kept
+/// in the stream: the client did not wait for the answer, so its end is not awaited any more.
+async fn await_end(socket: &mut ServerSocket, outbox: &Outbox) -> Unopened {
+    loop {
+        let received = socket.next().await;
+        match received {
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                socket.get_mut().keep_early(message);
+                return std::future::pending().await;
+            }
+            received => {
+                count_read(socket, &received);
+                if let Some(end) = Unopened::of(received, outbox) {
+                    return end;
+                }
+            }
+        }
+    }
+}
+
+/// What is needed to open a session.
+struct Opening<'a> {
     services: Services,
-    text: &str,
     client: Client,
     presented: Option<(Arc<Key>, Permit)>,
-    unauthenticated: &PendingConnection,
-    outbox: Outbox,
-    draining: &CancellationToken,
-) -> Result<Box<ClientSession>, (Rejected, Bytes)> {
-    let (key, permit) = presented.unzip();
-    let keys = services.keys.load_full();
-    let authenticated = match UnauthenticatedSession::new(key).frame(text, &keys) {
-        Ok(authenticated) => authenticated,
-        Err(rejected) => return Err((rejected, outbox.take_rest())),
-    };
-    unauthenticated.release_slot();
-    let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);
-    let opened = tokio::select! {
-        // Boxed: connections that have not authenticated do not reserve space for it.
-        opened = Box::pin(ClientSession::open(services, authenticated, client, permit, connection.clone())) => opened,
-        () = draining.cancelled() => Err(Rejected::silent(Close::Draining(0))),
-    };
-    opened.map(Box::new).map_err(|rejected| (rejected, connection.outbox.take_rest()))
+    unauthenticated: &'a PendingConnection,
+}
+
+impl Opening<'_> {
+    /// Authenticates the client with its first frame, and opens its session, unless the connection ends or is
+    /// closed meanwhile. The error contains what is left unsent in the outbox.
+    async fn run(
+        self,
+        text: &str,
+        socket: &mut ServerSocket,
+        outbox: Outbox,
+        draining: &CancellationToken,
+    ) -> Result<Box<ClientSession>, (Unopened, Bytes)> {
+        let Self { services, client, presented, unauthenticated } = self;
+        let (key, permit) = presented.unzip();
+        let keys = services.keys.load_full();
+        let authenticated = match UnauthenticatedSession::new(key).frame(text, &keys) {
+            Ok(authenticated) => authenticated,
+            Err(rejected) => return Err((Unopened::Rejected(rejected), outbox.take_rest())),
+        };
+        unauthenticated.release_slot();
+        let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);
+        socket.get_mut().charge_to(&connection.share);
+        let outbox = &connection.outbox;
+        // Whatever the session has taken is given back when its future is dropped.
+        let opened = tokio::select! {
+            biased;
+            // Boxed: connections that have not authenticated do not reserve space for it.
+            opened = Box::pin(ClientSession::open(services, authenticated, client, permit, connection.clone())) => {
+                opened.map_err(Unopened::Rejected)
+            }
+            close = poll_fn(|cx| outbox.poll_send(cx)) => Err(close.map_or(Unopened::Lost, Unopened::silent)),
+            end = await_end(socket, outbox) => Err(end),
+            () = draining.cancelled() => Err(Unopened::draining()),
+        };
+        match opened {
+            Ok(session) => Ok(Box::new(session)),
+            Err(unopened) => Err((unopened, connection.outbox.take_rest())),
+        }
+    }
 }

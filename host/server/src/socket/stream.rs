@@ -1,6 +1,7 @@
 //! The stream that the HTTP and WebSocket libraries read and write. After the upgrade it is read-only: what
 //! the library writes on its own is discarded, and everything that is sent comes from the outbox, so that no
-//! frame gets into the middle of another one. It also counts the bytes of messages that are still incomplete.
+//! frame gets into the middle of another one. It also counts the bytes of messages that are still incomplete,
+//! and keeps a message that was read before somebody could handle it.
 
 use super::transport::Transport;
 use crate::outbox::Pipe;
@@ -12,11 +13,14 @@ use std::{
 };
 use switchyard_process::memory::{MemoryKind, MemoryShare, SteppedCharge};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::tungstenite::Message;
 
 pub(crate) struct Stream {
     transport: Arc<Transport>,
     /// Only after the upgrade.
     incomplete: Option<IncompleteMessage>,
+    /// A message that the client sent before its `connect` was answered.
+    early: Option<Message>,
 }
 
 /// The bytes of a message whose end has not been received yet.
@@ -36,7 +40,7 @@ const FRAME_HEADER_BYTES: usize = 6;
 
 impl Stream {
     pub(crate) fn new(transport: Arc<Transport>) -> Self {
-        Self { transport, incomplete: None }
+        Self { transport, incomplete: None, early: None }
     }
 
     pub(crate) fn transport(&self) -> &Arc<Transport> {
@@ -57,6 +61,16 @@ impl Stream {
             incomplete.charge.move_to(share);
             (incomplete.share, incomplete.max_bytes) = (share.clone(), usize::MAX);
         }
+    }
+
+    /// Keeps a message until the session handles it. Its bytes stay counted until then.
+    pub(super) fn keep_early(&mut self, message: Message) {
+        self.early = Some(message);
+    }
+
+    /// The message that was kept.
+    pub(super) fn take_early(&mut self) -> Option<Message> {
+        self.early.take()
     }
 
     /// A message was received completely.

@@ -78,8 +78,8 @@ impl ClientSession {
             replays: HashMap::new(),
             turns: None,
             publishes: PublishPipeline::default(),
-            _registration: registration,
             _permit: permit,
+            _registration: registration,
         };
         let started = match resumed {
             Some(resumed) => Box::pin(session.resume(id, resumed)).await,
@@ -113,7 +113,7 @@ impl ClientSession {
         if let Some(token) = session.filter(|_| hub.has_connect_hook()) {
             match hub.check_resume(token, &key.principal, max_connections).await? {
                 ResumeCheck::Allowed => {
-                    limits = Some(hub.authorize_takeover(&key.principal, connect_request()).await?);
+                    limits = Some(hub.authorize_takeover(key, connect_request()).await?);
                     // If its key was revoked meanwhile, or an operator closed it, it must not take a session
                     // from another connection. It starts a session of its own and is closed at once.
                     session = session.filter(|_| !connection.outbox.is_closing());
