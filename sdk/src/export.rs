@@ -146,5 +146,9 @@ macro_rules! __component {
             type Exported = $crate::internal::Component<$plugin>;
     $crate::internal::bindings::export_component!(Exported with_types_in $crate::internal::bindings);
         };
+        // Natively only tests use the plugin. Without them, the compiler would warn about code that is never used.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn(<$plugin as $crate::Plugin>::Config) -> Result<$plugin, String> =
+            <$plugin as $crate::Plugin>::new;
     };
 }

@@ -17,6 +17,7 @@ mod principal;
 mod publish;
 mod reject;
 mod room;
+mod schema;
 mod seeded;
 mod subscribe;
 
@@ -36,6 +37,7 @@ pub use principal::Principal;
 pub use publish::{Publish, Verdict};
 pub use reject::{Code, Reject};
 pub use room::{Room, RoomVerdict};
+pub use schema::schema_of;
 pub use seeded::{SeededMap, SeededState, seed};
 pub use subscribe::{Counts, Grant, Scope, Subscribe, Subscription};
 

@@ -26,10 +26,10 @@ pub trait Plugin: Sized + 'static {
     /// bytes, and the plugin is not loaded.
     fn new(config: Self::Config) -> Result<Self, String>;
 
-    /// A JSON Schema of [`Plugin::Config`], for tools that check or complete a configuration. `None` by
-    /// default.
+    /// A JSON Schema of [`Plugin::Config`], for tools that check or complete a configuration. By default it is
+    /// made from the type, with [`schema_of`](crate::schema_of).
     fn config_schema() -> Option<String> {
-        None
+        Some(crate::schema_of::<Self::Config>())
     }
 }
 
