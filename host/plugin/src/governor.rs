@@ -149,7 +149,7 @@ impl Governor {
     }
 
     /// Activates another version between two calls, if it starts and compiles every live filter. Ends
-    /// mirroring to a candidate, and all quarantines. Blocks for up to 110 budgets of the new version.
+    /// mirroring to a candidate, a recording, and all quarantines. Blocks for up to 110 budgets of the new version.
     ///
     /// # Errors
     ///
@@ -168,6 +168,7 @@ impl Governor {
             }
         }
         self.drop_instance();
+        self.plugin.recorder().end();
         (self.plugin, self.on_failure) = (plugin, on_failure);
         self.adopt_instance(instance, plans);
         (self.breaker, self.blame_breakers, self.mirror) = (Breaker::new(), BlameBreakers::default(), None);

@@ -1,7 +1,7 @@
 //! What hooks are asked and what they answer, in the host's own types. The generated types of the contract
 //! are in `bindings.rs`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use std::time::Duration;
 const MAX_REASON_BYTES: usize = 512;
 
 /// The principal on whose behalf a hook is called.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Principal {
     /// The principal's name, as the configuration of its keys gives it.
     pub id: String,
@@ -20,7 +21,8 @@ pub struct Principal {
 }
 
 /// A connection whose API key is valid: the input of the `connect` hook.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct ConnectRequest {
     /// The principal that owns the key.
     pub principal: Principal,
@@ -31,7 +33,8 @@ pub struct ConnectRequest {
 }
 
 /// How many rooms and members there are besides the subscription in question, on this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Counts {
     /// Other rooms of this plugin that the connection holds.
     pub of_connection: u32,

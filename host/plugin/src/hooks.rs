@@ -35,10 +35,12 @@ impl Governor {
         answer
     }
 
-    pub(super) fn mirror(&self, call: impl FnOnce(&Self) -> MirroredCall) {
+    /// Copies a call to the candidate and to the recording, if there are any.
+    pub(super) fn mirror(&self, call: impl Fn(&Self) -> MirroredCall) {
         if let Some(mirror) = &self.mirror {
             mirror.send(call(self));
         }
+        self.plugin().recorder().record(|| call(self));
     }
 
     /// The hook `room`: whether a room name is valid, for a request of the principal `principal_id`. `Some`

@@ -7,8 +7,8 @@ use super::failure::clip_guest_text;
 use super::log::LogLimiter;
 use super::metrics::PluginMetrics;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use switchyard_protocol::unix_ms;
 use wasmtime::ResourceLimiter;
 
 /// Maximum number of elements of a table, which are functions whose address is taken. A JavaScript engine has
@@ -28,12 +28,20 @@ pub(crate) struct PluginContext {
     pub metrics: PluginMetrics,
     /// WebAssembly instructions of all calls so far, if the engine counts them.
     pub instructions: AtomicU64,
+    /// The clock of a plugin that replays recorded calls; 0 for the clock of the system.
+    pub driven_clock: AtomicU64,
 }
 
 impl PluginContext {
     pub(crate) fn new(name: &str, version: &str, metrics: PluginMetrics) -> Self {
-        let (name, version) = (name.to_owned(), version.to_owned());
-        Self { name, version, log: LogLimiter::new(), metrics, instructions: AtomicU64::default() }
+        Self {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            log: LogLimiter::new(),
+            metrics,
+            instructions: AtomicU64::default(),
+            driven_clock: AtomicU64::default(),
+        }
     }
 }
 
@@ -99,8 +107,10 @@ impl log::Host for InstanceState {
 
 impl clock::Host for InstanceState {
     fn unix_ms(&mut self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        match self.context.driven_clock.load(Ordering::Relaxed) {
+            0 => unix_ms(),
+            driven => driven,
+        }
     }
 }
 

@@ -37,7 +37,11 @@ mod item_limits;
 mod load;
 mod log;
 mod metrics;
+mod recorded_call;
+mod recorder;
+mod replayer;
 mod room_cache;
+mod schema;
 mod shadow;
 mod signature;
 mod status;
@@ -60,6 +64,13 @@ pub use hook_types::{
 pub use instance::Instance;
 pub use load::{Hooks, LoadError, LoadErrorKind, Plugin, PluginInfo, digest};
 pub use metrics::{HISTOGRAM_BOUNDS, Metric, MetricKind, MetricValue};
+pub use recorded_call::{
+    DeliverQuestion, PublishQuestion, Question, RecordedCall, RecordedMessage, RoomQuestion,
+    SubscribeQuestion,
+};
+pub use recorder::Recording;
+pub use replayer::Replayer;
+pub use schema::find_schema_problems;
 pub use shadow::{ComparisonReport, Difference, HookComparison, Mirror, Shadow};
 pub use signature::{KeyError, PublicKey, SecretKey, SignatureError, Trust};
 pub use status::{PluginStatus, State, Stats};

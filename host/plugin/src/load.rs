@@ -9,6 +9,8 @@ use super::hook_types::clip;
 use super::imports::{InstanceState, PluginContext};
 use super::instance::{CompiledPlugin, Instance};
 use super::metrics::{Metric, MetricKind, MetricValue, PluginMetrics};
+use super::recorder::Recorder;
+use super::schema::find_schema_problems;
 use super::status::Stats;
 use bytes::Bytes;
 use serde::Serialize;
@@ -154,6 +156,7 @@ pub struct Plugin {
     compiled: CompiledPlugin,
     context: Arc<PluginContext>,
     stats: Stats,
+    recorder: Recorder,
 }
 
 impl Plugin {
@@ -195,7 +198,15 @@ impl Plugin {
         let context = Arc::new(PluginContext::new(name, &info.version, metrics));
         let config = if config.is_null() { "{}".into() } else { config.to_string() };
         let code = Bytes::copy_from_slice(bytes);
-        let plugin = Plugin { info, code, config, compiled, context, stats: Stats::default() };
+        let plugin = Plugin {
+            info,
+            code,
+            config,
+            compiled,
+            context,
+            stats: Stats::default(),
+            recorder: Recorder::default(),
+        };
         // This instance is dropped again. It reveals now what would otherwise fail with the first message.
         plugin.open()?;
         Ok(plugin)
@@ -219,6 +230,24 @@ impl Plugin {
     /// The counters and the state of this version, over all its governors.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Where the configuration differs from the plugin's schema, although the plugin accepts it. Empty for a plugin
+    /// without one.
+    pub fn config_problems(&self) -> Vec<String> {
+        let config = serde_json::from_str(&self.config).unwrap_or(Value::Null);
+        let problems = |schema| find_schema_problems(schema, "config", &config);
+        self.info.config_schema.as_ref().map(problems).unwrap_or_default()
+    }
+
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// Sets the clock that the plugin reads, in Unix milliseconds. It stands still until the next call of this.
+    /// For a plugin that replays what happened at other times.
+    pub fn drive_clock(&self, unix_ms: u64) {
+        self.context.driven_clock.store(unix_ms, Ordering::Relaxed);
     }
 
     pub(super) fn budget(&self) -> Budget {

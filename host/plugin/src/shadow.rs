@@ -153,6 +153,33 @@ impl Mirror {
 }
 
 impl MirroredCall {
+    /// About how many bytes it has.
+    pub(super) fn size(&self) -> usize {
+        let content = match self {
+            Self::Connect(request, _) => {
+                request.principal.id.len() + request.origin.as_ref().map_or(0, String::len)
+            }
+            Self::Room(principal, room, _) => principal.len() + room.len(),
+            Self::Subscribe(call) => {
+                let canonical = call.answer.as_ref().ok().and_then(|(filter, _)| filter.as_ref());
+                call.room.len()
+                    + [call.filter.as_ref(), canonical].into_iter().flatten().map(String::len).sum::<usize>()
+            }
+            Self::Publish(message, principal, answer) => {
+                let replacement = if let Ok(Verdict::Replace(data)) = answer { data.len() } else { 0 };
+                message.size() + principal.len() + replacement
+            }
+            Self::Deliver(message, results) => {
+                message.size()
+                    + results
+                        .iter()
+                        .map(|(filter, _)| size_of::<(Arc<str>, bool)>() + filter.len())
+                        .sum::<usize>()
+            }
+        };
+        size_of::<Self>() + content
+    }
+
     fn hook(&self) -> &'static str {
         match self {
             Self::Connect(..) => "connect",
@@ -311,6 +338,10 @@ impl HookComparison {
 impl MirroredMessage {
     pub(super) fn new(room: &str, event: &str, data: &[u8]) -> Self {
         Self { room: room.to_owned(), event: event.to_owned(), data: data.to_owned() }
+    }
+
+    fn size(&self) -> usize {
+        self.room.len() + self.event.len() + self.data.len()
     }
 
     fn to_json(&self) -> Value {
