@@ -13,6 +13,7 @@ mod messages;
 mod metrics;
 mod plugins;
 mod query;
+mod recording;
 mod rooms;
 mod status;
 mod timed_stream;
@@ -60,7 +61,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/connections/{id}", get(connections::show).delete(connections::end))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::show).put(plugins::load))
+        .route("/v1/plugins/{name}/record", get(recording::record))
         .route("/v1/plugins/{name}/rollback", post(plugins::rollback))
+        .route("/v1/plugins/{name}/schema", get(plugins::schema))
         .route(
             "/v1/plugins/{name}/shadow",
             get(plugins::shadow).put(plugins::start_shadow).delete(plugins::stop_shadow),

@@ -7,6 +7,7 @@ use super::{
     messages::max_body_bytes,
     query::QueryParameters,
 };
+use crate::hub::conflict;
 use crate::rollout::{
     AUDIT_TARGET, Deployment, NodeReport, PluginReport, PluginSlot, PluginState, PluginView,
 };
@@ -60,6 +61,25 @@ pub(super) async fn show(
     caller.require(Scope::Admin, "see plugins")?;
     let slot = api.rollout.slot(&name?.0)?;
     Ok(Json(details(slot, &read_reports(&api).await)))
+}
+
+/// The JSON Schemas of the active version.
+#[derive(Serialize)]
+pub(super) struct PluginSchemas {
+    /// Of its configuration.
+    config: Option<serde_json::Value>,
+}
+
+pub(super) async fn schema(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: NamePath,
+) -> ApiResult<PluginSchemas> {
+    caller.require(Scope::Admin, "see plugins")?;
+    let slot = api.rollout.slot(&name?.0)?;
+    let none = || conflict(format!("plugin '{}' has no active version", slot.name()));
+    let plugin = slot.plugin().ok_or_else(none)?;
+    Ok(Json(PluginSchemas { config: plugin.info().config_schema.clone() }))
 }
 
 /// The header with the signature of the Wasm in the body.
