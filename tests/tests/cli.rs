@@ -6,6 +6,8 @@ mod files;
 mod logging;
 mod output;
 mod plugin;
+mod plugin_dev;
+mod recording;
 mod serve;
 mod sign;
 mod untrusted_text;

@@ -11,7 +11,7 @@ use std::{
 };
 use switchyard_tests::{binary, guest};
 
-const DOCUMENTS: [&str; 19] = [
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -29,6 +29,7 @@ const DOCUMENTS: [&str; 19] = [
     "plugins/protocol-rooms/README.md",
     "plugins/threshold-filter/README.md",
     "examples/README.md",
+    "examples/c-filter/README.md",
     "examples/javascript-filter/README.md",
     "examples/python-filter/README.md",
 ];
@@ -100,13 +101,10 @@ async fn the_guide_to_writing_a_plugin_can_be_followed() {
     let (root, kept) = (root().display().to_string(), target.display().to_string());
     std::fs::create_dir_all(&target).expect("a folder for what is built");
     // Uses the versions that are already available, so that nothing is downloaded.
-    let new = format!("--sdk {root}/sdk && cp {root}/Cargo.lock my-prices/ && ln -s {kept} my-prices/target");
-    let more = vec![
-        ("switchyard plugin new", new),
-        ("cargo test", "--offline --release".to_owned()),
-        ("cargo build", "--offline".to_owned()),
-    ];
+    let new = format!("--vendor && cp {root}/Cargo.lock my-prices/ && ln -s {kept} my-prices/target");
+    let more = vec![("switchyard plugin new my-prices", new), ("cargo test", "--release".to_owned())];
     let mut session = session::Session::new(folder.path(), more);
+    session.set("CARGO_NET_OFFLINE", "true".to_owned());
     session.set("CARGO_TARGET_DIR", kept);
     let commands = session.run(&blocks(&document("docs/plugins.md"), "console")).await;
     assert!(commands > 10, "{commands}");

@@ -2,7 +2,8 @@
 //! takes seconds, so each language has one test.
 
 use serde_json::{Value, json};
-use switchyard_tests::{Client, Server, language_guest};
+use switchyard_tests::{Client, Server, language_guest, run};
+use tokio::process::Command;
 
 const ROOM: &str = "tvl_changes";
 
@@ -115,15 +116,18 @@ async fn filters(language: &str) {
     assert_eq!(large.expect("gap").await["room"], ROOM);
     let status = plugin(&server).await;
     let failure = status["last_failure"].as_str().unwrap_or_else(|| panic!("{status}"));
-    for part in
-        ["deliver.matches for room 'tvl_changes' (panic)", "TypeError: change must be a number, got \"none\""]
-    {
+    for part in ["deliver.matches for room 'tvl_changes' (panic)", "change must be a number, got \"none\""] {
         assert!(failure.contains(part), "{part} is not in: {failure}");
     }
     publisher.publish(ROOM, json!({"change": 1})).await;
     let marked = mark(&mut publisher).await;
     assert_eq!(before(&mut large, marked).await, [0; 0]);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn c_filters_a_room() {
+    filters("c").await;
 }
 
 #[tokio::test]
@@ -134,4 +138,39 @@ async fn javascript_filters_a_room() {
 #[tokio::test]
 async fn python_filters_a_room() {
     filters("python").await;
+}
+
+/// With the compiler that the example was built with.
+#[tokio::test]
+async fn c_project_of_plugin_new_builds_and_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let created = run(folder.path(), &["plugin", "new", "my-rooms", "--lang", "c"], &[]).await;
+    let printed = String::from_utf8(created.stdout).expect("text");
+    let folder = folder.path().join("my-rooms");
+    let tools = language_guest("c").with_file_name("c/venv").canonicalize().expect("the installed compiler");
+    std::os::unix::fs::symlink(tools, folder.join("venv")).expect("a link");
+    let (_, commands) = printed.split_once("\nsh build.sh\n").unwrap_or_else(|| panic!("{printed}"));
+    let build = || async {
+        let output = Command::new("sh").arg("build.sh").current_dir(&folder).output().await.expect("a shell");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read(folder.join("my_rooms.wasm")).expect("the plugin")
+    };
+    let built = build().await;
+    assert!(built.len() < 16 << 10, "{} bytes", built.len());
+    // The bindings of a new project are those that the command writes.
+    std::fs::remove_dir_all(folder.join("bindings")).expect("a folder");
+    let made = run(&folder, &["plugin", "bindings"], &[]).await;
+    assert_eq!(String::from_utf8_lossy(&made.stdout), "wrote 4 files to bindings\n");
+    assert!(build().await == built, "the same plugin");
+    for (command, expected) in commands.lines().zip(["my-rooms 0.1.0 is good\n", "changes  pass  1\n"]) {
+        let command = command.strip_prefix("switchyard ").unwrap_or_else(|| panic!("{command}"));
+        let arguments: Vec<_> = command.split(' ').map(|word| word.trim_matches('\'')).collect();
+        let output = run(&folder, &arguments, &[]).await;
+        let printed = String::from_utf8(output.stdout).expect("text");
+        assert!(
+            printed.starts_with(expected),
+            "{command}: {printed}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }

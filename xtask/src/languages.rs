@@ -1,4 +1,5 @@
-//! Builds the example plugins that are not written in Rust, each with the tools of its own language.
+//! Builds the example plugins that are not written in Rust, each with the tools of its own language. The
+//! bindings of the one in C come from the binary `switchyard`, which must have been built before.
 
 use crate::{cargo, tools};
 use anyhow::{Context, bail};
@@ -20,9 +21,13 @@ const INSTALLED_FOLDERS: [&str; 2] = ["node_modules", "venv"];
 
 const COMPONENTIZE_PY: &str = "venv/bin/componentize-py";
 
+/// A file of the package that contains the C compiler, in the environment's folder of packages.
+const ZIG: &str = "ziglang/__main__.py";
+
 /// A language in which an example plugin is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
+    C,
     JavaScript,
     Python,
 }
@@ -36,10 +41,11 @@ pub struct Built {
 }
 
 impl Language {
-    pub const ALL: [Self; 2] = [Self::JavaScript, Self::Python];
+    pub const ALL: [Self; 3] = [Self::C, Self::JavaScript, Self::Python];
 
     fn name(self) -> &'static str {
         match self {
+            Self::C => "c",
             Self::JavaScript => "javascript",
             Self::Python => "python",
         }
@@ -72,7 +78,7 @@ impl Language {
     fn requirements(self) -> &'static str {
         match self {
             Self::JavaScript => "Node 20 or later with npm",
-            Self::Python => "Python 3.10 or later with venv",
+            Self::C | Self::Python => "Python 3.10 or later with venv",
         }
     }
 
@@ -80,7 +86,7 @@ impl Language {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::JavaScript => &["nodejs", "npm"],
-            Self::Python => &["python3", "python3-venv"],
+            Self::C | Self::Python => &["python3", "python3-venv"],
         }
     }
 
@@ -90,7 +96,7 @@ impl Language {
                 let recent = "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)";
                 tools::succeeds("node", &["-e", recent]) && tools::succeeds("npm", &["--version"])
             }
-            Self::Python => {
+            Self::C | Self::Python => {
                 let recent = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))";
                 tools::succeeds("python3", &["-c", recent])
             }
@@ -105,6 +111,7 @@ impl Language {
     /// the package registry cannot be reached.
     fn install_tools(self, copy: &Path) -> anyhow::Result<()> {
         let source = self.source();
+        let requirements = source.join("requirements.txt");
         match self {
             Self::JavaScript => {
                 if !is_newer(&copy.join("node_modules/.package-lock.json"), &source.join("package-lock.json"))
@@ -112,10 +119,14 @@ impl Language {
                     run(copy, "npm", &["ci", "--no-audit", "--no-fund"])?;
                 }
             }
+            Self::C => {
+                if !installed_packages(copy).any(|packages| is_newer(&packages.join(ZIG), &requirements)) {
+                    install_requirements(copy)?;
+                }
+            }
             Self::Python => {
-                if !is_newer(&copy.join(COMPONENTIZE_PY), &source.join("requirements.txt")) {
-                    run(copy, "python3", &["-m", "venv", "--clear", "venv"])?;
-                    run(copy, "venv/bin/pip", &["install", "--quiet", "--requirement", "requirements.txt"])?;
+                if !is_newer(&copy.join(COMPONENTIZE_PY), &requirements) {
+                    install_requirements(copy)?;
                 }
             }
         }
@@ -125,6 +136,11 @@ impl Language {
     /// Builds the component `output` in a copy of the example.
     fn compile(self, copy: &Path, output: &str) -> anyhow::Result<()> {
         match self {
+            Self::C => {
+                let switchyard = cargo::target().join("release/switchyard");
+                run(copy, &switchyard.display().to_string(), &["plugin", "bindings"])?;
+                run(copy, "sh", &["build.sh"])
+            }
             Self::JavaScript => run(copy, "npm", &["run", "build"]),
             Self::Python => {
                 let world = ["--wit-path", "wit", "--world", "filter", "componentize", "--stub-wasi"];
@@ -132,6 +148,17 @@ impl Language {
             }
         }
     }
+}
+
+/// The folders of installed packages in the environment of a copy: one, named after the version of Python.
+fn installed_packages(copy: &Path) -> impl Iterator<Item = PathBuf> {
+    let versions = fs::read_dir(copy.join("venv/lib")).into_iter().flatten();
+    versions.filter_map(|version| Some(version.ok()?.path().join("site-packages")))
+}
+
+fn install_requirements(copy: &Path) -> anyhow::Result<()> {
+    run(copy, "python3", &["-m", "venv", "--clear", "venv"])?;
+    run(copy, "venv/bin/pip", &["install", "--quiet", "--requirement", "requirements.txt"])
 }
 
 /// Builds the plugins of all languages, and fails if one cannot be built.
@@ -146,6 +173,7 @@ pub fn build_all() -> anyhow::Result<PathBuf> {
             );
         }
     }
+    cargo::run(&["build", "--release", "-p", "switchyard"])?;
     let built = build(&Language::ALL)?;
     if !built.missing.is_empty() {
         bail!("languages: the build tools could not be installed; the package manager's output is above");
@@ -153,7 +181,8 @@ pub fn build_all() -> anyhow::Result<PathBuf> {
     Ok(built.folder)
 }
 
-/// Builds the plugins of those languages whose tools are installed or can be installed.
+/// Builds the plugins of those languages whose tools are installed or can be installed. The binary `switchyard`
+/// must have been built.
 pub fn build_available() -> anyhow::Result<Built> {
     let (available, missing): (Vec<_>, Vec<_>) =
         Language::ALL.into_iter().partition(|language| language.ensure_tools());

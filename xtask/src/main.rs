@@ -22,7 +22,7 @@ const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
   guests                 build the plugins, and the guests that only tests use, as WebAssembly
-  languages              build the example plugins in JavaScript and Python as WebAssembly. Needs
+  languages              build the example plugins in C, JavaScript and Python as WebAssembly. Needs
                          Node 20 or later with npm, and Python 3.10 or later with venv
   demo [--nodes N] [--for SECONDS]
                          build everything, run a node with three plugins and a live feed, and show

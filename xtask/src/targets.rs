@@ -21,7 +21,7 @@ pub struct Targets {
     pub bins: bool,
     /// Names of integration tests.
     pub integration_tests: BTreeSet<String>,
-    /// Some of the tests load plugins written in JavaScript or Python.
+    /// Some of the tests load plugins written in C, JavaScript or Python.
     pub needs_languages: bool,
 }
 

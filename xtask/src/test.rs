@@ -30,14 +30,14 @@ fn run_matching(name: &str, rest: &[String]) -> anyhow::Result<()> {
     let (mut environment, mut missing) = (vec![], vec![]);
     if !targets.integration_tests.is_empty() {
         environment.push(("SWITCHYARD_GUESTS", guests::build()?));
+        ensure_redis();
+        let build = [["build", "--release", "-p", "switchyard"].map(str::to_owned).to_vec(), fast.clone()];
+        cargo::run(&build.concat().iter().map(String::as_str).collect::<Vec<_>>())?;
         if targets.needs_languages {
             let built = languages::build_available()?;
             environment.push(("SWITCHYARD_LANGUAGES", built.folder));
             missing = built.missing;
         }
-        ensure_redis();
-        let build = [["build", "--release", "-p", "switchyard"].map(str::to_owned).to_vec(), fast.clone()];
-        cargo::run(&build.concat().iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     let mut selected = [targets.arguments(), fast].concat();
     selected.push(name.to_owned());
@@ -55,11 +55,12 @@ fn run_all(rest: &[String]) -> anyhow::Result<()> {
     let guests = guests::build()?;
     ensure_redis();
     let has_faketime = ensure_faketime();
-    let languages = languages::build_available()?;
     cargo::run(&["fmt", "--all", "--check"])?;
     cargo::run(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    // The tests of the command line run the binary, which `cargo test` alone does not build.
+    // The tests of the command line run the binary, which `cargo test` alone does not build. It also makes the
+    // bindings of the plugin in C.
     cargo::run(&["build", "--release", "-p", "switchyard"])?;
+    let languages = languages::build_available()?;
     let clock_tests = (!has_faketime).then(|| CLOCK_TESTS.to_owned());
     let skipped: Vec<_> =
         languages.missing.iter().map(|language| language.test_prefix()).chain(clock_tests).collect();

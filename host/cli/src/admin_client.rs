@@ -6,9 +6,10 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, Uri, header},
 };
+use futures_util::StreamExt;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use switchyard_plugin::MAX_COMPILE_TIME;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -73,10 +74,45 @@ impl AdminClient {
         Ok(Self { authority, key: read_api_key(args.key_file.as_deref())? })
     }
 
+    /// For the node of this process.
+    pub(crate) fn local(address: SocketAddr, key: String) -> Self {
+        Self { authority: address.to_string(), key }
+    }
+
     /// Makes a call without a body and returns the node's answer. If the node refuses, its message is the
     /// error.
     pub(crate) async fn call(&self, method: &str, path: &str) -> anyhow::Result<Value> {
         self.call_within(CALL_TIMEOUT, AdminCall { method, path, signature: None, body: vec![] }).await
+    }
+
+    /// Makes a call whose answer is lines that arrive over time, and passes each on as it arrives. Waits as long
+    /// as the node does.
+    pub(crate) async fn read_lines(
+        &self,
+        path: &str,
+        mut pass_on: impl FnMut(&str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let failed = || format!("--admin http://{}", self.authority);
+        let too_late = || format!("{}: no answer within {} s", failed(), CALL_TIMEOUT.as_secs());
+        let call = AdminCall { method: "GET", path, signature: None, body: vec![] };
+        let opened = timeout(CALL_TIMEOUT, self.open(call)).await.with_context(too_late)?;
+        let (status, body) = opened.with_context(failed)?;
+        if status != 200 {
+            let text = to_bytes(body, MAX_RESPONSE_BYTES).await.with_context(failed)?;
+            return self.check(status, &String::from_utf8_lossy(&text)).map(drop);
+        }
+        let (mut parts, mut received) = (body.into_data_stream(), Vec::new());
+        while let Some(part) = parts.next().await {
+            received.extend_from_slice(&part.with_context(failed)?);
+            while let Some(end) = received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = received.drain(..=end).collect();
+                pass_on(String::from_utf8_lossy(&line[..end]).as_ref())?;
+            }
+            if received.len() > MAX_RESPONSE_BYTES {
+                bail!("{}: a line has more than {MAX_RESPONSE_BYTES} bytes", failed());
+            }
+        }
+        Ok(())
     }
 
     /// Like [`Self::call`], for a call that may compile a plugin.
@@ -90,7 +126,12 @@ impl AdminClient {
             || format!("--admin http://{}: no answer within {} s", self.authority, limit.as_secs());
         let failed = || format!("--admin http://{}", self.authority);
         let (status, text) = response.with_context(too_late)?.with_context(failed)?;
-        let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        self.check(status, &text)
+    }
+
+    /// The answer, or the node's message as an error.
+    fn check(&self, status: u16, text: &str) -> anyhow::Result<Value> {
+        let answer: Value = serde_json::from_str(text).unwrap_or(Value::Null);
         if (200..300).contains(&status) {
             return Ok(answer);
         }
@@ -109,10 +150,17 @@ impl AdminClient {
 
     /// Returns the status and the body of the response.
     async fn exchange(&self, call: AdminCall<'_>) -> anyhow::Result<(u16, String)> {
+        let (status, body) = self.open(call).await?;
+        let bytes = to_bytes(body, MAX_RESPONSE_BYTES).await?;
+        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Sends the request on a connection of its own. The connection ends with the body.
+    async fn open(&self, call: AdminCall<'_>) -> anyhow::Result<(u16, Body)> {
         let port = if self.authority.contains(':') { "" } else { ":80" };
         let tcp = TcpStream::connect(format!("{}{port}", self.authority)).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
-        let connection = tokio::spawn(connection);
+        tokio::spawn(connection);
         let mut request = Request::builder()
             .method(call.method)
             .uri(call.path)
@@ -129,9 +177,6 @@ impl AdminClient {
             ),
             response => response?,
         };
-        let status = response.status().as_u16();
-        let bytes = to_bytes(Body::new(response.into_body()), MAX_RESPONSE_BYTES).await?;
-        connection.abort();
-        Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+        Ok((response.status().as_u16(), Body::new(response.into_body())))
     }
 }

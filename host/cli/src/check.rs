@@ -43,8 +43,12 @@ pub(crate) fn run(args: CheckArgs) -> anyhow::Result<()> {
     if !config.plugins.is_empty() {
         let engine = Engine::with_compiler_limits()?;
         for plugin in &config.plugins {
-            if let Err(error) = plugin.load(&engine) {
-                problems.push(at_line(plugin.name.span().start, error.to_string()));
+            let offset = plugin.name.span().start;
+            match plugin.load(&engine) {
+                Err(error) => problems.push(at_line(offset, error.to_string())),
+                Ok(loaded) => problems.extend(loaded.config_problems().into_iter().map(|problem| {
+                    at_line(offset, format!("plugin '{}': {problem} (its config schema)", plugin.name()))
+                })),
             }
         }
     }

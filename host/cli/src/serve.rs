@@ -42,28 +42,67 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     };
     config.warnings(source.file()).iter().for_each(|warning| tracing::warn!("{warning}"));
     raise_file_limit();
+    let Some(started) = start_node(config, source, vitals, &stop).await? else { return Ok(()) };
+    let mut lines = started.address_lines(key.as_deref());
+    if args.json {
+        lines = vec![
+            serde_json::json!({"url": started.url, "admin": started.admin_url(), "key": key}).to_string(),
+        ];
+    }
+    // Not awaited, because the reader of standard output may be stopped and the pipe full.
+    tokio::spawn(print(lines));
+    started.run(stop).await
+}
+
+/// A node that is ready, and whose listeners are open.
+pub(crate) struct StartedNode {
+    node: Node,
+    listeners: Listeners,
+    /// The URL for clients.
+    url: String,
+    pub(crate) admin: SocketAddr,
+}
+
+/// Starts a node. `None` if it was stopped meanwhile.
+pub(crate) async fn start_node(
+    config: Config,
+    source: ConfigSource,
+    vitals: VitalTasks,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<StartedNode>> {
     let scheme = if config.server.tls.is_some() { "wss" } else { "ws" };
     let (listen, path) = (config.server.listen, config.server.path.clone());
     // Reserves the port for this node, but refuses connections until the node can answer them.
     let server = reserve(listen).with_context(|| cannot_listen("server.listen", listen))?;
     let admin = bind(config.admin.listen, "admin.listen").await?;
     let admin = AdminListener::start(admin, vitals)?;
-    let admin_url = format!("http://{}", admin.address);
-    tracing::info!("starting; {admin_url}/readyz shows what the node is waiting for");
-    let Some(node) = Node::start(config, source, &admin, &stop).await? else { return Ok(()) };
+    tracing::info!("starting; http://{}/readyz shows what the node is waiting for", admin.address);
+    let Some(node) = Node::start(config, source, &admin, stop).await? else { return Ok(None) };
     let server = server.listen(ACCEPT_BACKLOG).with_context(|| cannot_listen("server.listen", listen))?;
     // Before the addresses are printed, so that whoever reads them can use every call.
     node.open(&admin);
     let url = format!("{scheme}://{}{path}", server.local_addr()?);
-    tracing::info!("serving clients at {url}, and operators at {admin_url}");
-    let mut lines = vec![format!("clients    {url}"), format!("operators  {admin_url}")];
-    lines.extend(key.as_ref().map(|key| format!("key        {key}   (valid for this run only)")));
-    if args.json {
-        lines = vec![serde_json::json!({"url": url, "admin": admin_url, "key": key}).to_string()];
+    tracing::info!("serving clients at {url}, and operators at http://{}", admin.address);
+    let address = admin.address;
+    Ok(Some(StartedNode { node, listeners: Listeners { server, admin }, url, admin: address }))
+}
+
+impl StartedNode {
+    fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
     }
-    // Not awaited, because the reader of standard output may be stopped and the pipe full.
-    tokio::spawn(print(lines));
-    Ok(node.run(Listeners { server, admin }, stop).await?)
+
+    /// What to tell the user: the addresses, and the key that was generated for this run.
+    pub(crate) fn address_lines(&self, key: Option<&str>) -> Vec<String> {
+        let mut lines = vec![format!("clients    {}", self.url), format!("operators  {}", self.admin_url())];
+        lines.extend(key.map(|key| format!("key        {key}   (valid for this run only)")));
+        lines
+    }
+
+    /// Runs it until it is stopped.
+    pub(crate) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        Ok(self.node.run(self.listeners, stop).await?)
+    }
 }
 
 /// Loads the configuration. Without a file, also generates the key for this run. Reading the files may take
@@ -80,7 +119,7 @@ async fn load(source: &ConfigSource) -> anyhow::Result<(Config, Option<String>)>
     Ok((config, Some(key)))
 }
 
-async fn print(lines: Vec<String>) {
+pub(crate) async fn print(lines: Vec<String>) {
     for line in lines {
         if let Err(error) = write_result_line_when_ready(&line).await {
             let error: &dyn std::error::Error = &error;
@@ -108,7 +147,7 @@ fn cannot_listen(name: &str, address: SocketAddr) -> String {
     format!("{name}: cannot listen on {address}")
 }
 
-fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
     let mut signals = StopSignals::catch()?;
     tokio::spawn(async move {
         signals.received().await;
@@ -118,7 +157,7 @@ fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// Adds a new key with every scope to the configuration, and returns it.
-fn add_temporary_key(config: &mut Config) -> String {
+pub(crate) fn add_temporary_key(config: &mut Config) -> String {
     let key = generate_key();
     config.keys.push(KeyConfig {
         digest: Digest::of(&key),

@@ -170,3 +170,61 @@ async fn plugin_new_overwrites_nothing() {
     super::fails(folder.path(), &["plugin", "new", "My Prices"], "such as my-rooms").await;
     super::fails(folder.path(), &["plugin", "new", "x", "--sdk", "."], "no Cargo.toml there").await;
 }
+
+#[tokio::test]
+async fn the_contract_of_the_binary_is_printed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let contract = include_str!("../../../sdk/wit/plugin.wit");
+    assert_eq!(stdout(&run(folder.path(), &["plugin", "wit"], &[]).await), contract);
+}
+
+#[tokio::test]
+async fn a_project_without_the_sdk_takes_no_options_for_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for option in ["--vendor", "--sdk=."] {
+        let output = run(folder.path(), &["plugin", "new", "mine", "--lang", "js", option], &[]).await;
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("--sdk and --vendor are for --lang rust"), "{}", stderr(&output));
+    }
+    assert!(!folder.path().join("mine").exists());
+}
+
+#[tokio::test]
+async fn a_config_is_compared_with_the_schema_of_the_plugin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let thresholds = guest("threshold_filter").display().to_string();
+    let output = run(folder, &["plugin", "check", &thresholds, "--json"], &[]).await;
+    let info: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let fields = &info["config_schema"]["properties"]["fields"];
+    assert_eq!(fields["properties"]["change"], json!({"type": "string"}), "{info}");
+    assert_eq!(fields["additionalProperties"], false, "{info}");
+
+    let server = Server::start(&switchyard_tests::plugin("threshold_filter", r#"["t"]"#, "{}")).await;
+    let schemas = server.get("/v1/plugins/threshold_filter/schema").await;
+    assert_eq!(schemas, json!({"config": info["config_schema"]}));
+    let refused = server.refused("GET", "/v1/plugins/threshold_filter/schema", Some(READER), "").await;
+    assert_eq!(refused, (403, "forbidden".to_owned()));
+}
+
+/// A plugin may accept what its schema does not.
+#[tokio::test]
+async fn a_config_that_the_schema_does_not_allow_is_reported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let mut code = std::fs::read(guest("first_contract")).expect("a plugin");
+    let (own, other) = (br#"{"type":"object"}"#, br#"{"enum":["none"]}"#);
+    let at = code.windows(own.len()).position(|bytes| bytes == own).expect("its schema");
+    code[at..at + own.len()].copy_from_slice(other);
+    std::fs::write(folder.join("strict.wasm"), code).expect("a file");
+    let problem = "plugin 'strict': config must be one of \"none\", got {} (its config schema)";
+    let found = run(folder, &["plugin", "check", "strict.wasm"], &[]).await;
+    assert_eq!((found.status.code(), stderr(&found)), (Some(1), format!("switchyard: {problem}\n")));
+    let section = "[[plugin]]\nname = \"strict\"\nfile = \"strict.wasm\"\nrooms = [\"a\"]\n";
+    std::fs::write(folder.join("s.toml"), section).expect("a file");
+    let found = run(folder, &["check", "--config", "s.toml"], &[]).await;
+    assert_eq!(
+        (found.status.code(), stderr(&found)),
+        (Some(1), format!("switchyard: s.toml:2: {problem}\n"))
+    );
+}

@@ -8,8 +8,11 @@ use std::{
     process::Stdio,
     time::Duration,
 };
-use switchyard_tests::{KEY, Process, binary};
-use tokio::process::Command;
+use switchyard_tests::{KEY, Process, binary, signal};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 /// One of them builds a crate.
 const BUILD: Duration = Duration::from_secs(400);
@@ -70,6 +73,9 @@ impl Session {
             self.node = Some(node);
             return printed;
         }
+        if command.starts_with("switchyard plugin dev ") {
+            return self.develop(command).await;
+        }
         let mut command = command.to_owned();
         for (begins, more) in &self.more {
             if command.starts_with(begins) {
@@ -80,10 +86,29 @@ impl Session {
             command = command.replace("ws://127.0.0.1:8080/v2/realtime", &node.url);
         }
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("{command} 2>&1")]).current_dir(&self.folder).envs(&self.variables);
+        // In braces, so that a command may redirect its own output.
+        shell.args(["-c", &format!("{{ {command}\n}} 2>&1")]).current_dir(&self.folder).envs(&self.variables);
         shell.stdin(Stdio::null()).kill_on_drop(true);
         let output =
             tokio::time::timeout(BUILD, shell.output()).await.expect("an end in time").expect("a shell");
         String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Runs a command until it has printed the key, and then ends it as Ctrl-C does.
+    async fn develop(&self, command: &str) -> String {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("exec {command}")]).current_dir(&self.folder).envs(&self.variables);
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut child = shell.spawn().expect("a shell");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut printed = String::new();
+        while !printed.contains("\nkey ") {
+            let line = tokio::time::timeout(BUILD, lines.next_line()).await.expect("a line in time");
+            printed += &line.expect("text").unwrap_or_else(|| panic!("{command} ended: {printed}"));
+            printed.push('\n');
+        }
+        signal(&child, "INT").await;
+        assert_eq!(child.wait().await.expect("an end").code(), Some(0), "{command}");
+        printed
     }
 }

@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use clap::Args;
 use std::time::Duration;
-use switchyard_plugin::Budget;
+use switchyard_plugin::{Budget, BudgetConfig};
 
 #[derive(Args)]
 pub(super) struct BudgetArgs {
@@ -16,6 +16,12 @@ pub(super) struct BudgetArgs {
 }
 
 impl BudgetArgs {
+    /// The budget as a `[[plugin]]` section has it.
+    pub(super) fn config(&self) -> BudgetConfig {
+        let Budget { call, memory, calls } = self.budget();
+        BudgetConfig { call, memory, calls }
+    }
+
     pub(super) fn budget(&self) -> Budget {
         let default = Budget::default();
         Budget {

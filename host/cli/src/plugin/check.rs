@@ -1,7 +1,10 @@
 //! `switchyard plugin check`: loads a plugin as a node would, and prints what it is.
 
 use super::budget::BudgetArgs;
-use crate::{json_argument::parse_config, output::print_line};
+use crate::{
+    json_argument::parse_config,
+    output::{Problems, print_line},
+};
 use anyhow::Context;
 use clap::Args;
 use std::path::PathBuf;
@@ -26,6 +29,11 @@ pub(super) fn run(args: PluginCheckArgs) -> anyhow::Result<()> {
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let plugin =
         Plugin::load(&Engine::with_compiler_limits()?, &name, &bytes, &args.config, args.budget.budget())?;
+    let problems = plugin.config_problems();
+    if !problems.is_empty() {
+        let in_plugin = |problem| format!("plugin '{name}': {problem} (its config schema)");
+        return Err(Problems(problems.into_iter().map(in_plugin).collect()).into());
+    }
     let info = plugin.info();
     if args.json {
         print_line!("{}", serde_json::to_string(info)?)?;

@@ -30,11 +30,12 @@ pub(super) async fn run(args: TrialArgs) -> anyhow::Result<()> {
     let (mut trial, mut counting) = (Trial::new(&args)?, Trial::counting(&args)?);
     let mut feed = args.feed()?;
     let mut all = Instructions::new();
-    let mut passed = vec![0u64; args.filter_count()];
-    let mut messages = 0;
+    let mut passed = vec![0u64; args.subscription_count()];
+    let (mut messages, mut failed) = (0, 0);
     while let Some(message) = next_message(&mut feed).await? {
         let (outcome, spent) = (trial.process(&message), counting.count_instructions(&message));
         messages += 1;
+        failed += u64::from(outcome.has_failure());
         for (count, passes) in passed.iter_mut().zip(&outcome.passes) {
             *count += u64::from(matches!(passes, Ok(true)));
         }
@@ -44,7 +45,7 @@ pub(super) async fn run(args: TrialArgs) -> anyhow::Result<()> {
         }
         add_instructions(&mut all, spent);
     }
-    fail_if_a_filter_is_rejected(&trial)?;
+    fail_if_a_subscription_is_rejected(&trial)?;
     if !args.json {
         let pass = if messages == 1 { "passes" } else { "pass" };
         for (n, count) in passed.iter().enumerate() {
@@ -53,7 +54,10 @@ pub(super) async fn run(args: TrialArgs) -> anyhow::Result<()> {
         }
         table(&trial.times, &all).iter().for_each(write_stderr_line);
     }
-    Ok(())
+    match failed {
+        0 => Ok(()),
+        failed => bail!("the plugin failed for {failed} of {}", counted(messages, "message")),
+    }
 }
 
 /// Reads all messages, then processes them repeatedly for the given time and prints the statistics.
@@ -72,7 +76,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
     drop(counting);
     // The first round fills caches and is not measured.
     messages.iter().for_each(|message| drop(trial.process(message)));
-    fail_if_a_filter_is_rejected(&trial)?;
+    fail_if_a_subscription_is_rejected(&trial)?;
     trial.times.clear();
     let end = Instant::now() + args.time;
     'measuring: loop {
@@ -90,9 +94,9 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fail_if_a_filter_is_rejected(trial: &Trial) -> anyhow::Result<()> {
-    match trial.rejected_filter() {
-        Some((n, rejection)) => bail!("filter {n} is rejected: {}", rejection.message),
+fn fail_if_a_subscription_is_rejected(trial: &Trial) -> anyhow::Result<()> {
+    match trial.rejected_subscription() {
+        Some((subject, rejection)) => bail!("{subject} is rejected: {}", rejection.message),
         None => Ok(()),
     }
 }

@@ -19,7 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{
-    Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Rejection, Verdict,
+    Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Rejection, RejectionCode,
+    Verdict,
 };
 use tracing::dispatcher::{Dispatch, with_default};
 
@@ -51,6 +52,10 @@ pub(crate) struct TrialArgs {
     /// A filter of a subscriber; can be repeated
     #[arg(long = "filter", value_name = "JSON", value_parser = parse_filter)]
     filters: Vec<Box<RawValue>>,
+    /// How many rooms the connection and its principal are in, and how many members the room has, as the hook
+    /// subscribe sees them. Without a filter, subscribes without one
+    #[arg(long, value_name = "CONNECTION,PRINCIPAL,ROOM", value_parser = parse_counts)]
+    counts: Option<Counts>,
     /// The message: any JSON value
     #[arg(required_unless_present = "from", allow_negative_numbers = true, value_parser = parse_data)]
     data: Option<Box<RawValue>>,
@@ -60,6 +65,14 @@ pub(crate) struct TrialArgs {
     /// Print JSON, for programs
     #[arg(long)]
     pub(super) json: bool,
+}
+
+fn parse_counts(text: &str) -> Result<Counts, String> {
+    let counts: Result<Vec<u32>, _> = text.split(',').map(str::parse).collect();
+    match counts.as_deref() {
+        Ok(&[of_connection, of_principal, in_room]) => Ok(Counts { of_connection, of_principal, in_room }),
+        _ => Err("expected three numbers such as 19,40,250".to_owned()),
+    }
 }
 
 impl TrialArgs {
@@ -72,8 +85,16 @@ impl TrialArgs {
         Ok(feed::single(FeedMessage { line: None, time: None, room, event: self.event.clone(), data }))
     }
 
-    pub(super) fn filter_count(&self) -> usize {
-        self.filters.len()
+    /// The subscriptions to try: one for each filter.
+    fn subscriptions(&self) -> Vec<Option<String>> {
+        match self.counts {
+            Some(_) if self.filters.is_empty() => vec![None],
+            _ => self.filters.iter().map(|filter| Some(filter.get().to_owned())).collect(),
+        }
+    }
+
+    pub(super) fn subscription_count(&self) -> usize {
+        self.subscriptions().len()
     }
 }
 
@@ -91,7 +112,9 @@ pub(super) async fn next_message(feed: &mut FeedReceiver) -> anyhow::Result<Opti
 pub(super) struct Trial {
     governor: Governor,
     principal: Principal,
-    filters: Vec<String>,
+    /// The filter of each subscription.
+    filters: Vec<Option<String>>,
+    counts: Counts,
     /// By room: for each filter, whether the plugin granted it, and its id if it is not empty.
     granted: HashMap<String, Vec<Result<Option<FilterId>, Rejection>>>,
     pub(super) times: BTreeMap<&'static str, Vec<Duration>>,
@@ -109,6 +132,15 @@ pub(super) struct TrialOutcome {
     pub(super) verdict: Result<Verdict, Rejection>,
     /// For each filter, whether the message passes, or why the filter or the call was rejected.
     pub(super) passes: Vec<Result<bool, Rejection>>,
+}
+
+impl TrialOutcome {
+    /// Whether a call failed. A rejection by the plugin is an answer.
+    pub(super) fn has_failure(&self) -> bool {
+        let failed = |rejection: &Rejection| rejection.code == RejectionCode::Failed;
+        self.verdict.as_ref().is_err_and(failed)
+            || self.passes.iter().any(|passes| passes.as_ref().is_err_and(failed))
+    }
 }
 
 impl Trial {
@@ -131,7 +163,8 @@ impl Trial {
         Ok(Self {
             governor: Governor::new(Arc::new(plugin), OnFailure::Deny),
             principal: Principal { id: args.who.clone(), tier: args.tier.clone(), tags: vec![] },
-            filters: args.filters.iter().map(|filter| filter.get().to_owned()).collect(),
+            filters: args.subscriptions(),
+            counts: args.counts.unwrap_or_default(),
             granted: HashMap::new(),
             times: BTreeMap::new(),
             spent: BTreeMap::new(),
@@ -167,9 +200,13 @@ impl Trial {
         std::mem::take(&mut self.spent)
     }
 
-    /// Makes all calls that a node would make for a message and its subscribers.
+    /// Makes all calls that a node would make for a message and its subscribers. The plugin's clock has the time
+    /// at which the message was recorded.
     pub(super) fn process(&mut self, message: &FeedMessage) -> TrialOutcome {
         self.spent.clear();
+        if let Some(time) = message.time {
+            self.governor.plugin().drive_clock(time);
+        }
         let principal = self.principal.id.clone();
         let canonical = self.measure("room", |governor| governor.validate(&principal, &message.room));
         let room = match canonical {
@@ -191,12 +228,16 @@ impl Trial {
         TrialOutcome { room: Ok(room), verdict, passes }
     }
 
-    /// The first filter that the plugin rejected in every room so far, counted from 1, and why.
-    pub(super) fn rejected_filter(&self) -> Option<(usize, &Rejection)> {
+    /// The first subscription that the plugin rejected in every room so far, and why.
+    pub(super) fn rejected_subscription(&self) -> Option<(String, &Rejection)> {
         (0..self.filters.len()).find_map(|n| {
             let mut grants = self.granted.values().map(|grants| &grants[n]);
             let rejection = grants.next()?.as_ref().err()?;
-            grants.all(Result::is_err).then_some((n + 1, rejection))
+            let subject = match self.filters[n] {
+                Some(_) => format!("filter {}", n + 1),
+                None => "the subscription".to_owned(),
+            };
+            grants.all(Result::is_err).then_some((subject, rejection))
         })
     }
 
@@ -206,10 +247,10 @@ impl Trial {
             let (principal, filters) = (self.principal.clone(), self.filters.clone());
             let mut grants = vec![];
             for filter in &filters {
-                let counts = Counts { of_connection: 0, of_principal: 0, in_room: 0 };
+                let counts = self.counts;
                 let grant = self
                     .measure("subscribe", |governor| {
-                        governor.authorize(&principal, room, Some(filter), counts)
+                        governor.authorize(&principal, room, filter.as_deref(), counts)
                     })
                     .map(|grant| grant.filter);
                 grants.push(grant);

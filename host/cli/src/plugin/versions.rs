@@ -163,7 +163,7 @@ pub(super) async fn diff(args: NameArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn path(name: &str, rest: &str) -> String {
+pub(super) fn path(name: &str, rest: &str) -> String {
     format!("/v1/plugins/{}{rest}", url_safe(name))
 }
 
@@ -215,12 +215,12 @@ fn array(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn text_of(value: &Value) -> String {
+pub(super) fn text_of(value: &Value) -> String {
     value.as_str().unwrap_or("-").to_owned()
 }
 
 /// The beginning of a digest, enough to tell versions apart.
-fn short(sha256: &Value) -> String {
+pub(super) fn short(sha256: &Value) -> String {
     let sha256 = text_of(sha256);
     sha256.get(..12).unwrap_or(&sha256).to_owned()
 }
