@@ -223,7 +223,7 @@ mod tests {
         let data = "{\"b\": 1.50,\r\n \"a\": 1e400}";
         let line = serde_json::to_string(&RecordedCall::new(7, publish(data), true)).unwrap();
         let expected = "{\"time\":7,\"ask\":{\"publish\":{\"principal\":\"acme\",\"message\":{\"room\":\"prices\",\
-                        \"bytes\":27,\"data\":{\"b\": 1.50,   \"a\": 1e400}}}},\
+                        \"bytes\":25,\"data\":{\"b\": 1.50,   \"a\": 1e400}}}},\
                         \"answer\":{\"data\":{\"a\":1},\"verdict\":\"replace\"}}";
         assert_eq!(line, expected);
         let read: RecordedCall = serde_json::from_str(&line).unwrap();

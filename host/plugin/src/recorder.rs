@@ -149,8 +149,8 @@ mod tests {
     #[test]
     fn the_sum_of_queued_bytes_is_bounded() {
         let (recorder, _queued, usage) = recorder();
-        recorder.record(|| call(MAX_QUEUED_BYTES - 100));
-        recorder.record(|| call(100));
+        recorder.record(|| call(MAX_QUEUED_BYTES / 2));
+        recorder.record(|| call(MAX_QUEUED_BYTES / 2));
         assert_eq!(usage.skipped.load(Ordering::Relaxed), 1);
     }
 
