@@ -45,7 +45,9 @@ class Lifecycle:
     def describe(self):
         hooks = types.Hooks.SUBSCRIBE | types.Hooks.DELIVER
         schema = {"type": "object", "properties": {"strict": {"type": "boolean"}}, "additionalProperties": False}
-        return lifecycle.Info("python-filter", "0.1.0", hooks, [], json.dumps(schema))
+        fields = {"minChange": {"type": "number"}, "chains": {"type": "array", "items": {"type": "string"}}}
+        filters = {"type": "object", "properties": fields, "additionalProperties": False}
+        return lifecycle.Info("python-filter", "0.1.0", hooks, [], json.dumps(schema), json.dumps(filters))
 
     @log_errors
     def init(self, config):

@@ -5,7 +5,9 @@ use crate::export::{Exports, Hook};
 use crate::instance::{Instance, load};
 use crate::log::Level;
 use crate::metrics::Kind;
-use crate::{Code, Counts, Message, Plan, Principal, Reject, Request, Subscription, Verdict, host};
+use crate::{
+    Code, Counts, Message, Plan, Principal, Publication, Reject, Request, Subscription, Verdict, Via, host,
+};
 use bindings::exports::switchyard::plugin::{connect, deliver, lifecycle, publish, room, subscribe};
 use bindings::switchyard::plugin::types;
 use std::cell::OnceCell;
@@ -60,6 +62,7 @@ impl<P: Exports> lifecycle::Guest for Component<P> {
             hooks: hooks.fold(types::Hooks::empty(), |all, (_, flag)| all | flag),
             metrics: metrics.collect(),
             config_schema: P::config_schema(),
+            filter_schema: P::filter_schema(),
         }
     }
 
@@ -81,8 +84,8 @@ impl<P: Exports> lifecycle::Guest for Component<P> {
 
 impl<P: Exports> connect::Guest for Component<P> {
     fn authorize(request: connect::Request) -> Result<types::Limits, types::Reject> {
-        let principal = request.principal.into();
-        let request = Request { principal, remote: request.remote, origin: request.origin };
+        let connect::Request { principal, remote, origin, headers } = request;
+        let request = Request { principal: principal.into(), remote, origin, headers };
         Ok(with_instance(|plugin| plugin.connect(&request))?.into())
     }
 }
@@ -111,14 +114,18 @@ impl<P: Exports> subscribe::Guest for Component<P> {
 }
 
 impl<P: Exports> publish::Guest for Component<P> {
-    fn check(
-        who: String,
-        room: String,
-        event: String,
-        data: Vec<u8>,
-    ) -> Result<publish::Verdict, types::Reject> {
-        let message = Message { room: &room, event: &event, data: &data };
-        Ok(match with_instance(|plugin| plugin.publish(&who, message))? {
+    fn check(who: types::Principal, message: publish::Message) -> Result<publish::Verdict, types::Reject> {
+        let publish::Message { room, event, data, via, idempotency_key } = message;
+        let publication = Publication {
+            who: &who.into(),
+            message: Message { room: &room, event: &event, data: &data },
+            via: match via {
+                publish::Via::Websocket => Via::WebSocket,
+                publish::Via::Http => Via::Http,
+            },
+            idempotency_key: idempotency_key.as_deref(),
+        };
+        Ok(match with_instance(|plugin| plugin.publish(&publication))? {
             Verdict::Pass => publish::Verdict::Pass,
             Verdict::Replace(json) => publish::Verdict::Replace(json),
             Verdict::Discard => publish::Verdict::Discard,
@@ -147,7 +154,7 @@ impl<P: Exports> deliver::Guest for Component<P> {
 
 impl From<types::Principal> for Principal {
     fn from(who: types::Principal) -> Self {
-        Self { id: who.id, tier: who.tier, tags: who.tags }
+        Self { id: who.id, key_id: who.key_id, tier: who.tier, tags: who.tags }
     }
 }
 

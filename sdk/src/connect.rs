@@ -11,6 +11,16 @@ pub struct Request {
     pub remote: String,
     /// The `Origin` header, which browsers send; `None` if there was none.
     pub origin: Option<String>,
+    /// The headers that the operator lists for this plugin and that the client sent: names in lower case, and
+    /// values.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Request {
+    /// The value of a header. `name` is in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(header, _)| header == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// The hook `connect`. List it in [`crate::export!`].

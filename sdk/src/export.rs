@@ -1,7 +1,7 @@
 //! The macro `export!`, which turns a type into a plugin with the hooks it lists.
 
 use crate::filters::{FilterTable, NoFilters};
-use crate::{Grant, Limits, Message, Plugin, Reject, Request, RoomVerdict, Subscription, Verdict};
+use crate::{Grant, Limits, Plugin, Publication, Reject, Request, RoomVerdict, Subscription, Verdict};
 
 /// A hook of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub trait Exports: Plugin {
     }
 
     /// See [`crate::Publish::publish`].
-    fn on_publish(&self, _: &str, _: Message<'_>) -> Result<Verdict, Reject> {
+    fn on_publish(&self, _: &Publication<'_>) -> Result<Verdict, Reject> {
         Ok(Verdict::Pass)
     }
 
@@ -114,10 +114,9 @@ macro_rules! __hook {
     (call publish) => {
         fn on_publish(
             &self,
-            who: &str,
-            message: $crate::Message<'_>,
+            publication: &$crate::Publication<'_>,
         ) -> Result<$crate::Verdict, $crate::Reject> {
-            $crate::Publish::publish(self, who, message)
+            $crate::Publish::publish(self, publication)
         }
     };
     (call deliver) => {

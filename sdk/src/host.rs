@@ -3,8 +3,10 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use crate::testing::host::{count, log, observe, seed, unix_ms};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use crate::testing::state::{delete, get, set, take};
 #[cfg(target_arch = "wasm32")]
-pub(crate) use imports::{count, log, observe, seed, unix_ms};
+pub(crate) use imports::{count, delete, get, log, observe, seed, set, take, unix_ms};
 
 #[cfg(target_arch = "wasm32")]
 mod imports {
@@ -14,6 +16,7 @@ mod imports {
     pub(crate) use host::clock::unix_ms;
     pub(crate) use host::metrics::{count, observe};
     pub(crate) use host::random::seed;
+    pub(crate) use host::state::{delete, get, set, take};
 
     pub(crate) fn log(level: Level, text: &str) {
         let level = match level {

@@ -4,7 +4,9 @@
 use crate::export::Exports;
 use crate::filters::FilterTable;
 use crate::reject::truncated;
-use crate::{Limits, Message, Plan, Reject, Request, RoomVerdict, Scope, Subscription, Verdict, json};
+use crate::{
+    Limits, Message, Plan, Publication, Reject, Request, RoomVerdict, Scope, Subscription, Verdict, json,
+};
 use std::cell::RefCell;
 
 /// What the host is told about an allowed subscription.
@@ -21,7 +23,7 @@ pub(crate) trait Instance {
     fn connect(&self, request: &Request) -> Result<Limits, Reject>;
     fn room(&self, name: &str) -> Result<RoomVerdict, Reject>;
     fn subscribe(&self, subscription: &Subscription<'_>) -> Result<Granted, Reject>;
-    fn publish(&self, who: &str, message: Message<'_>) -> Result<Verdict, Reject>;
+    fn publish(&self, publication: &Publication<'_>) -> Result<Verdict, Reject>;
     fn compile(&self, id: u32, filter: &str) -> Result<Plan, String>;
     fn release(&self, ids: &[u32]);
     fn matches(&self, message: Message<'_>, ids: &[u32]) -> Vec<u64>;
@@ -59,8 +61,8 @@ impl<P: Exports> Instance for Loaded<P> {
         Ok(Granted { filter, limits: grant.limits })
     }
 
-    fn publish(&self, who: &str, message: Message<'_>) -> Result<Verdict, Reject> {
-        self.plugin.on_publish(who, message)
+    fn publish(&self, publication: &Publication<'_>) -> Result<Verdict, Reject> {
+        self.plugin.on_publish(publication)
     }
 
     fn compile(&self, id: u32, filter: &str) -> Result<Plan, String> {

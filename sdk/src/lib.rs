@@ -24,6 +24,7 @@ mod subscribe;
 pub mod clock;
 pub mod log;
 pub mod metrics;
+pub mod state;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
@@ -34,7 +35,7 @@ pub use limits::Limits;
 pub use message::Message;
 pub use plugin::{NoConfig, Plugin};
 pub use principal::Principal;
-pub use publish::{Publish, Verdict};
+pub use publish::{Publication, Publish, Verdict, Via};
 pub use reject::{Code, Reject};
 pub use room::{Room, RoomVerdict};
 pub use schema::schema_of;

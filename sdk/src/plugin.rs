@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 
 /// A plugin. Each instance has one value of this type. The host may replace an instance at any time: after a
 /// failure, when another version becomes active, or when the configuration is reloaded. So use the fields for
-/// what `new` derives from the configuration, and for caches. Do not keep anything in them that must not be
-/// lost.
+/// what `new` derives from the configuration, and for caches. What must not be lost belongs into
+/// [`state`](crate::state).
 ///
 /// Hooks take `&self`. The host never calls two hooks of one instance at the same time, so a cache can be in
 /// a `RefCell`.
@@ -30,6 +30,11 @@ pub trait Plugin: Sized + 'static {
     /// made from the type, with [`schema_of`](crate::schema_of).
     fn config_schema() -> Option<String> {
         Some(crate::schema_of::<Self::Config>())
+    }
+
+    /// A JSON Schema of the filters in the plugin's rooms, for those who write clients. `None` by default.
+    fn filter_schema() -> Option<String> {
+        None
     }
 }
 

@@ -1,6 +1,6 @@
 //! The hook `publish`: whether a message is sent, and with which data.
 
-use crate::{Message, Plugin, Reject};
+use crate::{Message, Plugin, Principal, Reject};
 use serde::Serialize;
 
 /// What happens to a published message.
@@ -24,12 +24,35 @@ impl Verdict {
     }
 }
 
+/// How a message came to the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Via {
+    /// Over the publisher's WebSocket.
+    #[default]
+    WebSocket,
+    /// Over the HTTP API.
+    Http,
+}
+
+/// A message that a principal publishes.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    /// The publisher.
+    pub who: &'a Principal,
+    /// The message.
+    pub message: Message<'a>,
+    /// How the message came.
+    pub via: Via,
+    /// The key with which the publisher may repeat the message; `None` if it has none. The host usually
+    /// answers a repetition itself, but not always: another node may have stored the message.
+    pub idempotency_key: Option<&'a str>,
+}
+
 /// The hook `publish`. List it in [`crate::export!`].
 pub trait Publish: Plugin {
-    /// Decides about a message. The host calls this once per message, before it assigns an offset. `who` is
-    /// the publisher's principal id.
+    /// Decides about a message. The host calls this once per message, before it assigns an offset.
     ///
     /// # Errors
     /// With a reject, the message is not sent and the publisher receives the reason.
-    fn publish(&self, who: &str, message: Message<'_>) -> Result<Verdict, Reject>;
+    fn publish(&self, publication: &Publication<'_>) -> Result<Verdict, Reject>;
 }

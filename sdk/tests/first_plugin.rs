@@ -1,5 +1,5 @@
 use serde::{Deserialize, Serialize};
-use switchyard_sdk::{Deliver, Message, Plugin, Publish, Reject, Verdict};
+use switchyard_sdk::{Deliver, Message, Plugin, Publication, Publish, Reject, Verdict};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,8 +30,8 @@ impl Plugin for Prices {
 }
 
 impl Publish for Prices {
-    fn publish(&self, _who: &str, message: Message<'_>) -> Result<Verdict, Reject> {
-        let Price { price } = message.json()?; // or a reject that names the invalid field
+    fn publish(&self, publication: &Publication<'_>) -> Result<Verdict, Reject> {
+        let Price { price } = publication.message.json()?; // or a reject that names the invalid field
         if price <= self.0.max {
             return Ok(Verdict::Pass);
         }

@@ -131,7 +131,7 @@ fn the_test_double_records_logs_and_sets_the_clock_and_reasons_are_truncated() {
     set_clock(1000);
     advance_clock(Duration::from_secs(1));
     let principal = Principal { tags: vec![("team".into(), "blue".into())], ..Principal::default() };
-    let request = Request { principal, remote: "127.0.0.1:9".into(), origin: None };
+    let request = Request { principal, remote: "127.0.0.1:9".into(), ..Request::default() };
     assert_eq!(plugin.connect(&request).unwrap().rooms, Some(3));
     assert_eq!(logged(), [(Level::Info, "blue from 127.0.0.1:9 at 2000".to_owned())]);
     let reject = plugin.connect(&Request::default()).unwrap_err();

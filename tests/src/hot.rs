@@ -26,7 +26,7 @@ impl Filters {
         let plugin = Plugin::load(&engine, "size", &file, &Value::Null, Budget::default());
         let plugin = Arc::new(plugin.unwrap_or_else(|error| panic!("{error}")));
         let mut governor = Governor::new(plugin.clone(), OnFailure::Deny);
-        let who = Principal { id: "acme".into(), tier: "default".into(), tags: vec![] };
+        let who = Principal::new("acme", "0123456789abcdef", "default");
         let join = |n| {
             let filter = format!(r#"{{"minValue":{}}}"#, 100.0 * (n + 1) as f64 / count as f64);
             let grant = governor.authorize(&who, ROOM, Some(&filter), Counts::default());

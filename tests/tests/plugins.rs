@@ -2,6 +2,7 @@
 
 mod contract;
 mod governor;
+mod state;
 
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -9,11 +10,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 use switchyard_plugin::{
-    Budget, CallFailure, Engine, FailureKind, Instance, LoadError, LoadErrorKind, Plugin, PluginFunction,
-    Verdict,
+    Budget, CallFailure, Engine, FailureKind, Governor, Instance, LoadError, LoadErrorKind, Plugin,
+    PluginFunction, Principal, PublishRequest, Rejection, Verdict,
 };
 
-const LIFECYCLE: &str = "switchyard:plugin/lifecycle@0.1.0";
+const LIFECYCLE: &str = "switchyard:plugin/lifecycle@0.2.0";
 
 fn guest(name: &str) -> Vec<u8> {
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/wasm32-unknown-unknown/release");
@@ -63,6 +64,30 @@ fn importing(module: &str, name: &str) -> Vec<u8> {
     [b"\0asm\x01\0\0\0", &[1, 4, 1, 0x60, 0, 0][..], &[2, import.len() as u8], &import].concat()
 }
 
+fn principal(id: &str) -> Principal {
+    Principal::new(id, "0123456789abcdef", "default")
+}
+
+fn check(
+    governor: &mut Governor,
+    who: &str,
+    room: &str,
+    event: &str,
+    data: &[u8],
+) -> Result<Verdict, Rejection> {
+    governor.check(&PublishRequest::new(&principal(who), room, event, data))
+}
+
+fn publish(
+    instance: &mut Instance,
+    who: &str,
+    room: &str,
+    event: &str,
+    data: &[u8],
+) -> Result<Result<Verdict, Rejection>, Box<CallFailure>> {
+    instance.publish(&PublishRequest::new(&principal(who), room, event, data))
+}
+
 /// A budget that only endless calls exceed, even on a busy machine.
 fn with_long_budget(config: &Value) -> Instance {
     let budget = Budget { call: Duration::from_millis(500), ..Budget::default() };
@@ -70,7 +95,8 @@ fn with_long_budget(config: &Value) -> Instance {
 }
 
 fn publish_failure(mode: &str) -> Box<CallFailure> {
-    with_long_budget(&json!({ "publish": mode })).publish("alice", "bad:a", "trade", b"{}").unwrap_err()
+    let mut instance = with_long_budget(&json!({ "publish": mode }));
+    publish(&mut instance, "alice", "bad:a", "trade", b"{}").unwrap_err()
 }
 
 #[test]
@@ -101,7 +127,7 @@ fn every_way_to_misbehave_is_stopped_and_named() {
 
 #[test]
 fn an_answer_that_is_too_large_is_invalid() {
-    let failure = with_long_budget(&json!({ "room": "huge" })).room("bad:a").unwrap_err();
+    let failure = with_long_budget(&json!({ "room": "huge" })).room("alice", "bad:a").unwrap_err();
     assert_eq!(failure.kind, FailureKind::InvalidAnswer, "{failure}");
     assert!(failure.detail.contains("4194304 bytes"), "{failure}");
 }
@@ -121,7 +147,7 @@ fn an_endless_loop_ends_with_its_budget() {
     let plugin = load("hostile", &json!({ "publish": "loop" }));
     let mut instance = plugin.instantiate().unwrap();
     let started = Instant::now();
-    instance.publish("alice", "bad:a", "", b"{}").unwrap_err();
+    publish(&mut instance, "alice", "bad:a", "", b"{}").unwrap_err();
     let took = started.elapsed();
     // The upper bound allows for a busy machine.
     assert!(took >= Duration::from_millis(9) && took < Duration::from_millis(100), "{took:?}");
@@ -138,7 +164,7 @@ fn files_that_are_not_plugins_are_rejected_with_a_reason() {
     };
     says(b"", &["plugin 'test' is not WebAssembly"]);
     says(b"#!/bin/sh", &["is not WebAssembly"]);
-    says(b"\0asm\x01\0\0\0", &["exports no switchyard:plugin/lifecycle@0.1.0", "SDK"]);
+    says(b"\0asm\x01\0\0\0", &["exports no switchyard:plugin/lifecycle@0.2.0", "SDK"]);
     for length in [9, good.len() / 3, good.len() / 2, good.len() - 1] {
         says(&good[..length], &["is damaged or truncated"]);
     }
@@ -153,15 +179,15 @@ fn files_that_are_not_plugins_are_rejected_with_a_reason() {
         &["imports switchyard:plugin/files@0.1.0#open,"],
     );
     says(
-        &replace(&good, "@0.1.0", "@0.2.0"),
-        &["was built for switchyard:plugin@0.2.0", "supports switchyard:plugin@0.1.0"],
+        &replace(&good, "@0.2.0", "@0.3.0"),
+        &["was built for switchyard:plugin@0.3.0", "supports versions up to switchyard:plugin@0.2.0"],
     );
 }
 
 #[test]
 fn another_patch_version_of_the_contract_is_supported() {
-    let plugin = try_load(&replace(&guest("hostile"), "@0.1.0", "@0.1.7"), &Value::Null).unwrap();
-    assert_eq!(plugin.instantiate().unwrap().publish("a", "r", "", b"1").unwrap(), Ok(Verdict::Pass));
+    let plugin = try_load(&replace(&guest("hostile"), "@0.2.0", "@0.2.7"), &Value::Null).unwrap();
+    assert_eq!(publish(&mut plugin.instantiate().unwrap(), "a", "r", "", b"1").unwrap(), Ok(Verdict::Pass));
 }
 
 #[test]
@@ -200,7 +226,7 @@ fn a_flood_of_log_lines_is_harmless() {
     let plugin =
         Plugin::load(engine(), "test", &guest("hostile"), &json!({ "publish": "flood" }), budget).unwrap();
     assert_eq!(
-        plugin.instantiate().unwrap().publish("alice", "bad:a", "", b"{}").unwrap(),
+        publish(&mut plugin.instantiate().unwrap(), "alice", "bad:a", "", b"{}").unwrap(),
         Ok(Verdict::Pass)
     );
 }

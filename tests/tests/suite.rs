@@ -15,6 +15,7 @@ mod languages;
 mod limits;
 mod memory;
 mod nodes;
+mod plugin_state;
 mod plugins;
 mod protocol;
 mod recovery;

@@ -1,7 +1,7 @@
 // The hooks that the host calls. An exception of the form { payload } is the hook's error result. Any other exception
 // ends the instance.
 
-import { write } from 'switchyard:plugin/log@0.1.0';
+import { write } from 'switchyard:plugin/log@0.2.0';
 import { InvalidFilter, canonical, parse, passes, plan, readEvent } from './filter.js';
 
 // By the id that the host assigned.
@@ -15,6 +15,14 @@ export const lifecycle = logErrors({
     hooks: { subscribe: true, deliver: true },
     metrics: [],
     configSchema: '{"type":"object","properties":{"strict":{"type":"boolean"}},"additionalProperties":false}',
+    filterSchema: JSON.stringify({
+      type: 'object',
+      properties: {
+        minChange: { type: 'number' },
+        chains: { type: 'array', items: { type: 'string' } },
+      },
+      additionalProperties: false,
+    }),
   }),
 
   init(text) {

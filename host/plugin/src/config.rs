@@ -20,6 +20,9 @@ use switchyard_protocol::room::RoomPattern;
 /// Maximum size of a signature file, in bytes. It has a single line.
 const MAX_SIGNATURE_BYTES: u64 = 1024;
 
+/// Maximum length of the name of a header, in bytes.
+const MAX_HEADER_NAME_BYTES: usize = 64;
+
 /// How long a new version is on probation by default.
 const DEFAULT_PROBATION: Duration = Duration::from_secs(60);
 
@@ -41,6 +44,9 @@ pub struct PluginConfig {
     /// What a failed call is treated as.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// The headers of a client's upgrade that the connect hook sees.
+    #[serde(default)]
+    pub headers: Vec<ListedHeader>,
     /// The resources that the plugin may use.
     #[serde(default)]
     pub budget: BudgetConfig,
@@ -57,6 +63,41 @@ fn default_probation() -> Duration {
     DEFAULT_PROBATION
 }
 
+/// A header of a client's upgrade that a plugin may see: its name, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ListedHeader(String);
+
+/// A text that cannot be listed in `headers`.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidHeader {
+    /// It is not the name of a header.
+    #[error("plugin.headers: invalid header name {0:?}; expected something like \"user-agent\"")]
+    Malformed(String),
+    /// It presents credentials.
+    #[error("plugin.headers: '{0}' carries credentials, which no plugin may see; remove it")]
+    Credentials(String),
+}
+
+/// Headers that no plugin may see.
+const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "x-api-key", "cookie"];
+
+impl TryFrom<String> for ListedHeader {
+    type Error = InvalidHeader;
+
+    fn try_from(name: String) -> Result<Self, InvalidHeader> {
+        let lower_case = name.to_ascii_lowercase();
+        let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || name.len() > MAX_HEADER_NAME_BYTES || !name.bytes().all(is_token) {
+            return Err(InvalidHeader::Malformed(name));
+        }
+        match CREDENTIAL_HEADERS.contains(&lower_case.as_str()) {
+            true => Err(InvalidHeader::Credentials(lower_case)),
+            false => Ok(Self(lower_case)),
+        }
+    }
+}
+
 /// `budget` of a `[[plugin]]`. The defaults are those of [`Budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -69,12 +110,15 @@ pub struct BudgetConfig {
     pub memory: usize,
     /// Number of calls after which an instance is replaced by a new one.
     pub calls: u64,
+    /// Bytes of memory of the plugin's state.
+    #[serde(deserialize_with = "unit::size")]
+    pub state: usize,
 }
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        let Budget { call, memory, calls } = Budget::default();
-        Self { call, memory, calls }
+        let Budget { call, memory, calls, state } = Budget::default();
+        Self { call, memory, calls, state }
     }
 }
 
@@ -139,6 +183,7 @@ impl PluginConfig {
             rooms,
             config: toml::Table::new(),
             on_failure: OnFailure::default(),
+            headers: vec![],
             budget: BudgetConfig::default(),
             probation: DEFAULT_PROBATION,
             trust: Arc::default(),
@@ -148,8 +193,10 @@ impl PluginConfig {
     /// Whether a version that runs with one of these configurations need not be restarted for the other. Only
     /// rooms, file, probation and trusted keys may differ.
     pub fn has_same_runtime_settings(&self, other: &Self) -> bool {
-        let settings =
-            |config: &Self| (config.config.clone(), config.budget, config.on_failure, config.sha256.clone());
+        let settings = |config: &Self| {
+            let Self { config, headers, budget, on_failure, sha256, .. } = config;
+            (config.clone(), headers.clone(), *budget, *on_failure, sha256.clone())
+        };
         settings(self) == settings(other)
     }
 
@@ -215,12 +262,14 @@ impl PluginConfig {
         }
         let config = serde_json::to_value(&self.config)
             .map_err(|error| format!("plugin '{name}': its config cannot be converted to JSON: {error}"))?;
-        let BudgetConfig { call, memory, calls } = self.budget;
-        let plugin =
-            Plugin::load(engine, name, bytes, &config, Budget { call, memory, calls }).map_err(|error| {
-                VersionError { is_retryable: error.is_retryable(), reason: error.to_string() }
-            })?;
-        Ok(plugin.signed_by(signed_by))
+        let BudgetConfig { call, memory, calls, state } = self.budget;
+        let budget = Budget { call, memory, calls, state };
+        let plugin = Plugin::load(engine, name, bytes, &config, budget).map_err(|error| VersionError {
+            is_retryable: error.is_retryable(),
+            reason: error.to_string(),
+        })?;
+        let headers = self.headers.iter().map(|header| header.0.clone()).collect();
+        Ok(plugin.signed_by(signed_by).with_headers(headers))
     }
 }
 
@@ -247,6 +296,20 @@ pub fn read_signature(file: &Path) -> Result<Option<String>, FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_with_credentials_are_not_shown_to_plugins() {
+        let parse = |name: &str| ListedHeader::try_from(name.to_owned()).map_err(|error| error.to_string());
+        assert_eq!(parse("User-Agent"), Ok(ListedHeader("user-agent".into())));
+        for name in ["Authorization", "X-API-Key", "cookie", "proxy-authorization"] {
+            assert!(
+                parse(name).unwrap_err().ends_with("carries credentials, which no plugin may see; remove it")
+            );
+        }
+        for name in ["", "user agent", "über", &"h".repeat(65)] {
+            assert!(parse(name).unwrap_err().contains("invalid header name"), "{name}");
+        }
+    }
 
     #[test]
     fn a_pinned_digest_is_checked_before_compiling() {

@@ -8,20 +8,24 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::types;
 use wit_component::ComponentEncoder;
 
-/// The contract's package, and the version that this host implements.
+/// The contract's package, and the version that new plugins are built against.
 const PACKAGE: &str = "switchyard:plugin/";
-pub(crate) const VERSION: &str = "0.1.0";
+pub(crate) const VERSION: &str = "0.2.0";
 
-/// The minor versions that plugins may be built against: that of [`VERSION`], and every older one. A new
-/// minor version gets bindings of its own (`bindings.rs`), and those of older ones stay.
-const SUPPORTED_MINORS: [&str; 1] = ["0.1"];
+/// A minor version that plugins may be built against: that of [`VERSION`], and every older one. A new minor
+/// version gets bindings of its own (`bindings.rs`), and those of older ones stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ContractVersion {
+    V0_1,
+    V0_2,
+}
 
 /// Maximum size of a file in bytes. A plugin with an engine for another language has about twenty million, a
 /// Rust plugin a quarter of a million.
 pub(crate) const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// The interfaces that a plugin may import. `types` contains no functions.
-const ALLOWED_IMPORTS: [&str; 5] = ["log", "clock", "random", "metrics", "types"];
+const ALLOWED_IMPORTS: [&str; 6] = ["log", "clock", "random", "metrics", "state", "types"];
 
 /// Checks what can be checked without compiling: that the file is WebAssembly, that it uses this contract,
 /// and that it does not contain too many items.
@@ -65,17 +69,21 @@ pub(crate) fn component(file: &[u8]) -> Result<Cow<'_, [u8]>, LoadErrorKind> {
     encode().map(Cow::from).map_err(|error| LoadErrorKind::ContractMismatch(format!("{error:#}")))
 }
 
-/// Checks the names of a compiled component's imports and exports.
-pub(crate) fn check_component(ty: &types::Component, engine: &wasmtime::Engine) -> Result<(), LoadErrorKind> {
+/// Checks the names of a compiled component's imports and exports. Returns the version that it was built for.
+pub(crate) fn check_component(
+    ty: &types::Component,
+    engine: &wasmtime::Engine,
+) -> Result<ContractVersion, LoadErrorKind> {
     let exports: Vec<_> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
     for name in &exports {
         check_version(name)?;
     }
     let imports: Vec<_> = ty.imports(engine).map(|(name, _)| (name.to_owned(), name.to_owned())).collect();
     check_imports(&imports)?;
-    match exports.iter().any(|name| interface(name) == Some("lifecycle")) {
-        true => Ok(()),
-        false => Err(LoadErrorKind::MissingLifecycle),
+    let lifecycle = exports.iter().find(|name| interface(name) == Some("lifecycle"));
+    match lifecycle.map(|name| check_version(name)).transpose()?.flatten() {
+        Some(version) => Ok(version),
+        None => Err(LoadErrorKind::MissingLifecycle),
     }
 }
 
@@ -96,12 +104,14 @@ fn interface(name: &str) -> Option<&str> {
     name.strip_prefix(PACKAGE)?.split('@').next()
 }
 
-fn check_version(name: &str) -> Result<(), LoadErrorKind> {
-    let Some(rest) = name.strip_prefix(PACKAGE) else { return Ok(()) };
+/// The version in a qualified name; `None` if it is not one of the contract.
+fn check_version(name: &str) -> Result<Option<ContractVersion>, LoadErrorKind> {
+    let Some(rest) = name.strip_prefix(PACKAGE) else { return Ok(None) };
     let version = rest.split_once('@').map_or("", |(_, version)| version);
-    match version.rsplit_once('.').is_some_and(|(minor, _)| SUPPORTED_MINORS.contains(&minor)) {
-        true => Ok(()),
-        false => Err(LoadErrorKind::UnsupportedVersion { found: version.to_owned() }),
+    match version.rsplit_once('.').map(|(minor, _)| minor) {
+        Some("0.1") => Ok(Some(ContractVersion::V0_1)),
+        Some("0.2") => Ok(Some(ContractVersion::V0_2)),
+        _ => Err(LoadErrorKind::UnsupportedVersion { found: version.to_owned() }),
     }
 }
 
@@ -111,12 +121,19 @@ mod tests {
 
     #[test]
     fn every_patch_of_a_supported_minor_version_is_accepted() {
-        assert!(SUPPORTED_MINORS.iter().any(|minor| VERSION.starts_with(&format!("{minor}."))));
-        for name in ["switchyard:plugin/log@0.1.0", "switchyard:plugin/log@0.1.9", "wasi:io/poll@9.9.9"] {
-            assert!(check_version(name).is_ok(), "{name}");
-        }
-        for name in ["switchyard:plugin/log@0.2.0", "switchyard:plugin/log@1.1.0", "switchyard:plugin/log"] {
-            assert!(check_version(name).is_err(), "{name}");
+        let version = |name: &str| check_version(name).ok();
+        let log = |version| format!("switchyard:plugin/log@{version}");
+        assert_eq!(version(&log(VERSION)), Some(Some(ContractVersion::V0_2)));
+        for (name, expected) in [
+            (log("0.1.0"), Some(Some(ContractVersion::V0_1))),
+            (log("0.1.9"), Some(Some(ContractVersion::V0_1))),
+            (log("0.2.1"), Some(Some(ContractVersion::V0_2))),
+            ("wasi:io/poll@9.9.9".to_owned(), Some(None)),
+            (log("0.3.0"), None),
+            (log("1.1.0"), None),
+            ("switchyard:plugin/log".to_owned(), None),
+        ] {
+            assert_eq!(version(&name), expected, "{name}");
         }
     }
 

@@ -31,14 +31,17 @@ pub struct Budget {
     pub memory: usize,
     /// Number of calls after which an instance is replaced by a new one.
     pub calls: u64,
+    /// Bytes of memory of the plugin's state, which all its instances share.
+    pub state: usize,
 }
 
 impl Default for Budget {
     /// 10 ms is a thousand times what a call should need, and the longest that a stuck call can delay its
     /// shard. 16 MiB hold the tables of a Rust guest with tens of thousands of filters. A million calls are
-    /// some minutes of a busy room, and a new instance costs less than a hundred calls.
+    /// some minutes of a busy room, and a new instance costs less than a hundred calls. 4 MiB of state hold
+    /// some eight thousand buckets.
     fn default() -> Self {
-        Self { call: Duration::from_millis(10), memory: 16 << 20, calls: 1_000_000 }
+        Self { call: Duration::from_millis(10), memory: 16 << 20, calls: 1_000_000, state: 4 << 20 }
     }
 }
 

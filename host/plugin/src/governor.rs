@@ -14,6 +14,7 @@ use super::instance::Instance;
 use super::load::Plugin;
 use super::room_cache::RoomNameCache;
 use super::shadow::Mirror;
+use super::state::StateAccess;
 use super::status::Stats;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ pub struct Governor {
     /// failure.
     pub(super) last_culprit: Option<Arc<str>>,
     role: GovernorRole,
+    /// The plugin's state, as all instances started here use it.
+    state: StateAccess,
     /// Where a candidate sees the calls made here and their answers.
     pub(super) mirror: Option<Mirror>,
     /// Buffers that are reused from message to message; see `deliver.rs`.
@@ -97,6 +100,7 @@ impl Governor {
     /// A governor for rooms. The first call that needs an instance starts it.
     pub fn new(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
         Self {
+            state: StateAccess::direct(plugin.state().clone()),
             plugin,
             on_failure,
             instance: None,
@@ -117,6 +121,12 @@ impl Governor {
         // This version may have been quarantined when it was active before.
         plugin.stats().set_quarantine(GovernorRole::Connections, None);
         Self { role: GovernorRole::Connections, ..Self::new(plugin, on_failure) }
+    }
+
+    /// A governor for a candidate, whose calls change nothing in the plugin's state.
+    pub(super) fn for_candidate(plugin: Arc<Plugin>) -> Self {
+        let state = StateAccess::without_effect(plugin.state().clone());
+        Self { state, ..Self::new(plugin, OnFailure::Deny) }
     }
 
     /// Starts sending all calls and answers to a candidate, or stops with `None`.
@@ -159,8 +169,9 @@ impl Governor {
         if !live.is_empty() && !plugin.info().hooks.deliver {
             return Err(SwapError::NoDeliverHook { filters: live.len() });
         }
-        let (instance, plans) =
-            instantiate_with_filters(&plugin, &live).map_err(|error| SwapError::Failed(error.failure))?;
+        let state = StateAccess::direct(plugin.state().clone());
+        let (instance, plans) = instantiate_with_filters(&plugin, state.clone(), &live)
+            .map_err(|error| SwapError::Failed(error.failure))?;
         for (id, plan) in &plans {
             if let Err(reason) = plan {
                 let filter = clip(self.filters.canonical(*id), MAX_LOGGED_FILTER_BYTES);
@@ -169,7 +180,7 @@ impl Governor {
         }
         self.drop_instance();
         self.plugin.recorder().end();
-        (self.plugin, self.on_failure) = (plugin, on_failure);
+        (self.plugin, self.on_failure, self.state) = (plugin, on_failure, state);
         self.adopt_instance(instance, plans);
         (self.breaker, self.blame_breakers, self.mirror) = (Breaker::new(), BlameBreakers::default(), None);
         self.filters.clear_suspensions();
@@ -253,7 +264,7 @@ impl Governor {
         }
         let live = self.filters.live().filter(|(id, _)| !self.filters.is_closed(*id)).collect::<Vec<_>>();
         let started = Instant::now();
-        let result = instantiate_with_filters(&self.plugin, &live);
+        let result = instantiate_with_filters(&self.plugin, self.state.clone(), &live);
         self.stats().record_call(PluginFunction::Init, started.elapsed());
         match result {
             Ok((instance, plans)) => {

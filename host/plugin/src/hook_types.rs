@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Maximum length, in bytes, of a plugin's reason as it is shown to a client: a sentence or two, never a dump.
@@ -13,11 +14,20 @@ const MAX_REASON_BYTES: usize = 512;
 #[serde(default)]
 pub struct Principal {
     /// The principal's name, as the configuration of its keys gives it.
-    pub id: String,
+    pub id: Arc<str>,
+    /// Identifies the key that was presented: the first 16 hexadecimal digits of its digest.
+    pub key_id: Arc<str>,
     /// The tier of the key; `default` for a key without one.
-    pub tier: String,
+    pub tier: Arc<str>,
     /// Key and value of each tag.
     pub tags: Vec<(String, String)>,
+}
+
+impl Principal {
+    /// A principal without tags.
+    pub fn new(id: impl Into<Arc<str>>, key_id: impl Into<Arc<str>>, tier: impl Into<Arc<str>>) -> Self {
+        Self { id: id.into(), key_id: key_id.into(), tier: tier.into(), tags: vec![] }
+    }
 }
 
 /// A connection whose API key is valid: the input of the `connect` hook.
@@ -30,6 +40,52 @@ pub struct ConnectRequest {
     pub remote: String,
     /// The `Origin` header, which browsers send.
     pub origin: Option<String>,
+    /// Names, in lower case, and values of further headers. A plugin sees only those that its configuration
+    /// lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
+}
+
+impl ConnectRequest {
+    /// A request without `Origin` and further headers.
+    pub fn new(principal: Principal, remote: impl Into<String>) -> Self {
+        Self { principal, remote: remote.into(), origin: None, headers: vec![] }
+    }
+}
+
+/// How a message reached the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// Over the publisher's WebSocket.
+    #[default]
+    WebSocket,
+    /// Over the HTTP API.
+    Http,
+}
+
+/// A message that is about to be published: the input of the `publish` hook.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishRequest<'a> {
+    /// The publisher.
+    pub principal: &'a Principal,
+    /// The canonical name of the room.
+    pub room: &'a str,
+    /// Empty for a message without an event.
+    pub event: &'a str,
+    /// JSON.
+    pub data: &'a [u8],
+    /// How the message came.
+    pub via: Via,
+    /// The key under which the publisher may repeat the message.
+    pub idempotency_key: Option<&'a str>,
+}
+
+impl<'a> PublishRequest<'a> {
+    /// A message that came over a WebSocket, without an idempotency key.
+    pub fn new(principal: &'a Principal, room: &'a str, event: &'a str, data: &'a [u8]) -> Self {
+        Self { principal, room, event, data, via: Via::WebSocket, idempotency_key: None }
+    }
 }
 
 /// How many rooms and members there are besides the subscription in question, on this node.

@@ -6,11 +6,11 @@ use super::failure::PluginFunction;
 use super::filters::{FilterId, MAX_FILTER_BYTES, MAX_FILTERS, MAX_TOTAL_BYTES, QuotaExceeded};
 use super::governor::{Governor, OnFailure};
 use super::hook_types::{
-    ConnectRequest, Counts, Limits, Principal, Rejection, RejectionCode, SubscriptionGrant, UncompiledGrant,
-    Verdict,
+    ConnectRequest, Counts, Limits, Principal, PublishRequest, Rejection, RejectionCode, SubscriptionGrant,
+    UncompiledGrant, Verdict,
 };
 use super::load::Hooks;
-use super::shadow::{MirroredCall, MirroredMessage, SubscribeCall};
+use super::shadow::{MirroredCall, PublishCall, SubscribeCall};
 use bytesize::ByteSize;
 use std::time::Instant;
 use switchyard_protocol::room::MAX_NAME_BYTES;
@@ -26,6 +26,10 @@ impl Governor {
         if !self.hooks().connect {
             return Ok(Limits::default());
         }
+        let names = self.plugin().headers();
+        let value = |name: &String| request.headers.iter().find(|(header, _)| header == name).cloned();
+        let request =
+            &ConnectRequest { headers: names.iter().filter_map(value).collect(), ..request.clone() };
         let blame = Blame::Principal(&request.principal.id);
         let answer = match self.call(PluginFunction::Connect, blame, |instance| instance.connect(request)) {
             Ok(answer) => answer,
@@ -58,7 +62,7 @@ impl Governor {
             return Ok(canonical);
         }
         let blame = Blame::Principal(principal_id);
-        let answer = match self.call(PluginFunction::Room, blame, |instance| instance.room(room)) {
+        let answer = match self.call(PluginFunction::Room, blame, |instance| instance.room(principal_id, room)) {
             Ok(answer) => answer.and_then(|verdict| {
                 let canonical = verdict.canonical.filter(|canonical| canonical != room);
                 if let Some(length) = canonical.as_ref().map(String::len).filter(|length| *length > MAX_NAME_BYTES)
@@ -164,36 +168,21 @@ impl Governor {
         Ok(SubscriptionGrant { filter, limits: grant.limits })
     }
 
-    /// The hook `publish`: what happens to a message that the principal `principal_id` publishes. `event` is
-    /// empty for a message without one, and `data` is JSON.
+    /// The hook `publish`: what happens to a message.
     ///
     /// # Errors
     ///
     /// Fails if the plugin rejects the message, or if it cannot answer and failures are denied.
-    pub fn check(
-        &mut self,
-        principal_id: &str,
-        room: &str,
-        event: &str,
-        data: &[u8],
-    ) -> Result<Verdict, Rejection> {
+    pub fn check(&mut self, request: &PublishRequest<'_>) -> Result<Verdict, Rejection> {
         if !self.hooks().publish {
             return Ok(Verdict::Pass);
         }
-        let answer = self.call(PluginFunction::Publish, Blame::Principal(principal_id), |instance| {
-            instance.publish(principal_id, room, event, data)
-        });
-        let answer = match answer {
+        let blame = Blame::Principal(&request.principal.id);
+        let answer = match self.call(PluginFunction::Publish, blame, |instance| instance.publish(request)) {
             Ok(answer) => answer,
             Err(rejection) => self.unless_allowed(rejection, Verdict::Pass),
         };
-        self.mirror(|_| {
-            MirroredCall::Publish(
-                MirroredMessage::new(room, event, data),
-                principal_id.to_owned(),
-                answer.clone(),
-            )
-        });
+        self.mirror(|_| MirroredCall::Publish(Box::new(PublishCall::new(request, answer.clone()))));
         answer
     }
 
@@ -218,7 +207,7 @@ impl Governor {
                 .map_err(|exceeded| self.quota_exceeded(exceeded, principal_id))?,
         };
         let answer = self.call(PluginFunction::Compile, Blame::Principal(principal_id), |instance| {
-            instance.compile(id.0, canonical)
+            instance.compile(principal_id, id.0, canonical)
         });
         let rejection = match answer {
             Ok(Ok(plan)) => {

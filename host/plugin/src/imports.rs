@@ -1,14 +1,14 @@
-//! The host functions that a guest may import, and its memory limits: the data of each instance's wasmtime
-//! store.
+//! What the host functions that a guest imports work on, and its memory limits: the data of each instance's
+//! wasmtime store. The functions themselves are in `bindings.rs`.
 
-use super::bindings::{clock, log, metrics, random, types};
 use super::deadline::Deadline;
 use super::failure::clip_guest_text;
 use super::log::LogLimiter;
 use super::metrics::PluginMetrics;
+use super::state::StateAccess;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use switchyard_protocol::unix_ms;
+use std::sync::atomic::AtomicU64;
+use tracing::Level;
 use wasmtime::ResourceLimiter;
 
 /// Maximum number of elements of a table, which are functions whose address is taken. A JavaScript engine has
@@ -28,8 +28,6 @@ pub(crate) struct PluginContext {
     pub metrics: PluginMetrics,
     /// WebAssembly instructions of all calls so far, if the engine counts them.
     pub instructions: AtomicU64,
-    /// The clock of a plugin that replays recorded calls; 0 for the clock of the system.
-    pub driven_clock: AtomicU64,
 }
 
 impl PluginContext {
@@ -40,7 +38,6 @@ impl PluginContext {
             log: LogLimiter::new(),
             metrics,
             instructions: AtomicU64::default(),
-            driven_clock: AtomicU64::default(),
         }
     }
 }
@@ -56,6 +53,9 @@ pub(crate) struct MemoryLimitExceeded {
 /// The data of one instance's store.
 pub(crate) struct InstanceState {
     pub context: Arc<PluginContext>,
+    pub state: StateAccess,
+    /// The principal on whose behalf the current call is made; empty if there is none.
+    pub principal_id: String,
     pub deadline: Deadline,
     /// The room of the current call, for log lines; empty if there is none.
     pub room: String,
@@ -95,39 +95,13 @@ impl ResourceLimiter for InstanceState {
     }
 }
 
-impl log::Host for InstanceState {
-    fn write(&mut self, level: log::Level, text: String) {
-        if level == log::Level::Error {
-            self.last_error_line = Some(clip_guest_text(&text));
+impl InstanceState {
+    /// Writes a line to the log of the plugin.
+    pub(crate) fn log(&mut self, level: Level, text: &str) {
+        if level == Level::ERROR {
+            self.last_error_line = Some(clip_guest_text(text));
         }
         let plugin = (&*self.context.name, &*self.context.version);
-        self.context.log.write(plugin, &self.room, level, &text);
+        self.context.log.write(plugin, &self.room, level, text);
     }
 }
-
-impl clock::Host for InstanceState {
-    fn unix_ms(&mut self) -> u64 {
-        match self.context.driven_clock.load(Ordering::Relaxed) {
-            0 => unix_ms(),
-            driven => driven,
-        }
-    }
-}
-
-impl random::Host for InstanceState {
-    fn seed(&mut self) -> wasmtime::Result<u64> {
-        Ok(getrandom::u64()?)
-    }
-}
-
-impl metrics::Host for InstanceState {
-    fn count(&mut self, id: u32, by: u64) {
-        self.context.metrics.count(id, by);
-    }
-
-    fn observe(&mut self, id: u32, value: f64) {
-        self.context.metrics.observe(id, value);
-    }
-}
-
-impl types::Host for InstanceState {}

@@ -1,15 +1,17 @@
 //! One running guest: calls its functions, each within its budget. Filters, breakers and restarts are the
 //! governor's.
 
-use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
+use super::bindings::{Description, ExportIndices, GuestExports, GuestStore};
 use super::deadline::{Deadline, TICKS_PER_CHECK};
 use super::engine::Budget;
 use super::failure::{self, CallFailure, FailureKind, MAX_TRANSFER_BYTES, PluginFunction};
 use super::filters::Plan;
 use super::hook_types::{
-    self, ConnectRequest, Counts, Limits, Principal, Rejection, RoomVerdict, UncompiledGrant, Verdict,
+    self, ConnectRequest, Counts, Limits, Principal, PublishRequest, Rejection, RoomVerdict, UncompiledGrant,
+    Verdict,
 };
 use super::imports::{InstanceState, PluginContext};
+use super::state::StateAccess;
 use super::ticker::Ticker;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,17 +29,19 @@ const MAX_ROOM_BYTES: usize = 1024;
 /// More fuel than any call uses: fuel only counts instructions. Deadlines are what limits a call.
 const FUEL: u64 = u64::MAX;
 
+/// For whom and about which room a call is made. Both are empty if there is none.
+#[derive(Clone, Copy, Default)]
+struct CallScope<'a> {
+    principal_id: &'a str,
+    room: &'a str,
+}
+
 type CallResult<T> = Result<T, Box<CallFailure>>;
 
-/// A compiled guest and the indices of its exports; `None` for an interface that it does not export.
+/// A compiled guest and the indices of its exports.
 pub(super) struct CompiledPlugin {
     pub pre: InstancePre<InstanceState>,
-    pub lifecycle: lifecycle::GuestIndices,
-    pub connect: Option<connect::GuestIndices>,
-    pub room: Option<room::GuestIndices>,
-    pub subscribe: Option<subscribe::GuestIndices>,
-    pub publish: Option<publish::GuestIndices>,
-    pub deliver: Option<deliver::GuestIndices>,
+    pub exports: ExportIndices,
     pub budget: Budget,
     /// The engine's ticker.
     pub ticker: Arc<Ticker>,
@@ -45,22 +49,14 @@ pub(super) struct CompiledPlugin {
     pub counts_instructions: bool,
 }
 
-struct Exports {
-    lifecycle: lifecycle::Guest,
-    connect: Option<connect::Guest>,
-    room: Option<room::Guest>,
-    subscribe: Option<subscribe::Guest>,
-    publish: Option<publish::Guest>,
-    deliver: Option<deliver::Guest>,
-}
-
 /// A running plugin. Each call blocks for at most the plugin's budget.
 ///
 /// Functions return two nested results. The outer error means that the call failed; the instance must then be
 /// dropped, because the guest was stopped at an arbitrary point. The inner one is the plugin's answer.
 pub struct Instance {
-    store: Store<InstanceState>,
-    exports: Exports,
+    store: GuestStore,
+    exports: Box<dyn GuestExports>,
+    evaluates_filters: bool,
     ticker: Arc<Ticker>,
     call_budget: Duration,
     counts_instructions: bool,
@@ -76,11 +72,14 @@ impl Instance {
     pub(super) fn open(
         compiled: &CompiledPlugin,
         context: &Arc<PluginContext>,
+        state: StateAccess,
         function: PluginFunction,
     ) -> CallResult<Self> {
         let start_budget = compiled.budget.call.saturating_mul(START_BUDGETS);
         let state = InstanceState {
             context: context.clone(),
+            state,
+            principal_id: String::new(),
             deadline: Deadline::new(start_budget),
             room: String::new(),
             last_error_line: None,
@@ -102,12 +101,16 @@ impl Instance {
         }
         let ticker = compiled.ticker.clone();
         let running = ticker.start_call();
-        let exports = Exports::open(compiled, &mut store);
+        let exports = compiled
+            .pre
+            .instantiate(&mut store)
+            .and_then(|instance| compiled.exports.load(&mut store, &instance));
         drop(running);
         match exports {
             Ok(exports) => Ok(Self {
                 store,
                 exports,
+                evaluates_filters: compiled.exports.hooks().deliver,
                 ticker,
                 call_budget: compiled.budget.call,
                 counts_instructions: compiled.counts_instructions,
@@ -119,17 +122,23 @@ impl Instance {
         }
     }
 
-    pub(super) fn describe(&mut self) -> CallResult<lifecycle::Info> {
-        self.call_within(self.start_budget(), PluginFunction::Describe, "", |exports, store| {
-            exports.lifecycle.call_describe(store)
-        })
+    pub(super) fn describe(&mut self) -> CallResult<Description> {
+        self.call_within(
+            self.start_budget(),
+            PluginFunction::Describe,
+            CallScope::default(),
+            |exports, store| exports.describe(store),
+        )
     }
 
     /// `config` is JSON. The inner error says what is wrong with it.
     pub(super) fn init(&mut self, config: &str) -> CallResult<Result<(), String>> {
-        let answer = self.call_within(self.start_budget(), PluginFunction::Init, "", |exports, store| {
-            exports.lifecycle.call_init(store, config)
-        });
+        let answer = self.call_within(
+            self.start_budget(),
+            PluginFunction::Init,
+            CallScope::default(),
+            |exports, store| exports.init(store, config),
+        );
         self.reset_memory_baseline();
         answer
     }
@@ -140,28 +149,25 @@ impl Instance {
     ///
     /// The outer error means that the call failed, and this instance must be dropped.
     pub fn connect(&mut self, request: &ConnectRequest) -> CallResult<Result<Limits, Rejection>> {
-        let tags = bindings::tags(&request.principal);
-        let answer = self.call(PluginFunction::Connect, "", |exports, store| {
-            exported(&exports.connect)?.call_authorize(store, bindings::request(request, &tags))
-        })?;
-        Ok(answer.map(Limits::from).map_err(Rejection::from))
+        let scope = CallScope { principal_id: &request.principal.id, room: "" };
+        self.call(PluginFunction::Connect, scope, |exports, store| exports.connect(store, request))
     }
 
-    /// Calls `room.validate`: whether a room name is valid, and its canonical form.
+    /// Calls `room.validate`: whether a room name is valid, and its canonical form. The call is made on behalf
+    /// of the principal `principal_id`.
     ///
     /// # Errors
     ///
     /// The outer error means that the call failed, and this instance must be dropped.
-    pub fn room(&mut self, name: &str) -> CallResult<Result<RoomVerdict, Rejection>> {
-        let answer = self.call(PluginFunction::Room, name, |exports, store| {
-            exported(&exports.room)?.call_validate(store, name)
-        })?;
-        if let Ok(room::Verdict { canonical: Some(canonical), .. }) = &answer
+    pub fn room(&mut self, principal_id: &str, name: &str) -> CallResult<Result<RoomVerdict, Rejection>> {
+        let scope = CallScope { principal_id, room: name };
+        let answer = self.call(PluginFunction::Room, scope, |exports, store| exports.room(store, name))?;
+        if let Ok(RoomVerdict { canonical: Some(canonical), .. }) = &answer
             && canonical.is_empty()
         {
             return Err(self.invalid_answer(PluginFunction::Room, "an empty canonical room name".into()));
         }
-        Ok(answer.map(RoomVerdict::from).map_err(Rejection::from))
+        Ok(answer)
     }
 
     /// Calls `subscribe.authorize`: whether a principal may join a room. `filter` is JSON as the client sent
@@ -177,37 +183,29 @@ impl Instance {
         filter: Option<&str>,
         counts: Counts,
     ) -> CallResult<Result<UncompiledGrant, Rejection>> {
-        let tags = bindings::tags(principal);
-        let answer = self.call(PluginFunction::Subscribe, room, |exports, store| {
-            let principal = bindings::principal(principal, &tags);
-            exported(&exports.subscribe)?.call_authorize(store, principal, room, filter, counts.into())
+        let scope = CallScope { principal_id: &principal.id, room };
+        let answer = self.call(PluginFunction::Subscribe, scope, |exports, store| {
+            exports.subscribe(store, principal, room, filter, counts)
         })?;
-        if let Ok(subscribe::Grant { filter: Some(_), .. }) = &answer
-            && self.exports.deliver.is_none()
+        if let Ok(UncompiledGrant { filter: Some(_), .. }) = &answer
+            && !self.evaluates_filters
         {
             let answer = "a filter, but it does not export deliver to evaluate it".into();
             return Err(self.invalid_answer(PluginFunction::Subscribe, answer));
         }
-        Ok(answer.map(UncompiledGrant::from).map_err(Rejection::from))
+        Ok(answer)
     }
 
-    /// Calls `publish.check`: what happens to a message. `principal_id` is the publisher, `event` is empty
-    /// for a message without one, and `data` is JSON.
+    /// Calls `publish.check`: what happens to a message.
     ///
     /// # Errors
     ///
     /// The outer error means that the call failed, and this instance must be dropped.
-    pub fn publish(
-        &mut self,
-        principal_id: &str,
-        room: &str,
-        event: &str,
-        data: &[u8],
-    ) -> CallResult<Result<Verdict, Rejection>> {
-        let answer = self.call(PluginFunction::Publish, room, |exports, store| {
-            exported(&exports.publish)?.call_check(store, principal_id, room, event, data)
-        })?;
-        if let Ok(publish::Verdict::Replace(data)) = &answer {
+    pub fn publish(&mut self, request: &PublishRequest<'_>) -> CallResult<Result<Verdict, Rejection>> {
+        let scope = CallScope { principal_id: &request.principal.id, room: request.room };
+        let answer =
+            self.call(PluginFunction::Publish, scope, |exports, store| exports.publish(store, request))?;
+        if let Ok(Verdict::Replace(data)) = &answer {
             // A raw value also checks for UTF-8, and it is what the host will embed into the delivery.
             let problem = match serde_json::from_slice::<&serde_json::value::RawValue>(data) {
                 Ok(json) => {
@@ -219,19 +217,18 @@ impl Instance {
                 return Err(self.invalid_answer(PluginFunction::Publish, problem));
             }
         }
-        Ok(answer.map(Verdict::from).map_err(Rejection::from))
+        Ok(answer)
     }
 
-    /// Calls `deliver.compile`: keeps `filter` under `id`. The inner error says what is wrong with the filter.
+    /// Calls `deliver.compile`: keeps `filter` under `id`. `principal_id` is who wants it, or empty. The inner
+    /// error says what is wrong with the filter.
     ///
     /// # Errors
     ///
     /// The outer error means that the call failed, and this instance must be dropped.
-    pub fn compile(&mut self, id: u32, filter: &str) -> CallResult<Result<Plan, String>> {
-        let answer = self.call(PluginFunction::Compile, "", |exports, store| {
-            exported(&exports.deliver)?.call_compile(store, id, filter)
-        })?;
-        Ok(answer.map(Plan::from))
+    pub fn compile(&mut self, principal_id: &str, id: u32, filter: &str) -> CallResult<Result<Plan, String>> {
+        let scope = CallScope { principal_id, room: "" };
+        self.call(PluginFunction::Compile, scope, |exports, store| exports.compile(store, id, filter))
     }
 
     /// Calls `deliver.release`: these filters are no longer needed.
@@ -240,9 +237,7 @@ impl Instance {
     ///
     /// An error means that the call failed, and this instance must be dropped.
     pub fn release(&mut self, ids: &[u32]) -> CallResult<()> {
-        self.call(PluginFunction::Release, "", |exports, store| {
-            exported(&exports.deliver)?.call_release(store, ids)
-        })
+        self.call(PluginFunction::Release, CallScope::default(), |exports, store| exports.release(store, ids))
     }
 
     /// Calls `deliver.matches`: which filters a message passes. Bit `i % 64` of word `i / 64` is the result
@@ -252,8 +247,9 @@ impl Instance {
     ///
     /// An error means that the call failed, and this instance must be dropped.
     pub fn matches(&mut self, room: &str, event: &str, data: &[u8], ids: &[u32]) -> CallResult<Vec<u64>> {
-        let words = self.call(PluginFunction::Matches, room, |exports, store| {
-            exported(&exports.deliver)?.call_matches(store, room, event, data, ids)
+        let scope = CallScope { principal_id: "", room };
+        let words = self.call(PluginFunction::Matches, scope, |exports, store| {
+            exports.matches(store, room, event, data, ids)
         })?;
         let expected = ids.len().div_ceil(64);
         if words.len() != expected {
@@ -283,14 +279,14 @@ impl Instance {
     fn call<T>(
         &mut self,
         function: PluginFunction,
-        room: &str,
-        invoke: impl FnOnce(&Exports, &mut Store<InstanceState>) -> wasmtime::Result<T>,
+        scope: CallScope<'_>,
+        invoke: impl FnOnce(&dyn GuestExports, &mut GuestStore) -> wasmtime::Result<T>,
     ) -> CallResult<T> {
         if !self.counts_instructions {
-            return self.call_within(self.call_budget, function, room, invoke);
+            return self.call_within(self.call_budget, function, scope, invoke);
         }
         refuel(&mut self.store);
-        let answer = self.call_within(self.call_budget, function, room, invoke);
+        let answer = self.call_within(self.call_budget, function, scope, invoke);
         let instructions = FUEL - self.store.get_fuel().unwrap_or(FUEL);
         self.store.data().context.instructions.fetch_add(instructions, Ordering::Relaxed);
         answer
@@ -300,18 +296,18 @@ impl Instance {
         &mut self,
         budget: Duration,
         function: PluginFunction,
-        room: &str,
-        invoke: impl FnOnce(&Exports, &mut Store<InstanceState>) -> wasmtime::Result<T>,
+        scope: CallScope<'_>,
+        invoke: impl FnOnce(&dyn GuestExports, &mut GuestStore) -> wasmtime::Result<T>,
     ) -> CallResult<T> {
         self.calls += 1;
         let state = self.store.data_mut();
-        state.room.clear();
-        state.room.push_str(room);
+        scope.room.clone_into(&mut state.room);
+        scope.principal_id.clone_into(&mut state.principal_id);
         state.last_error_line = None;
         state.deadline = Deadline::new(budget);
         self.store.set_epoch_deadline(TICKS_PER_CHECK);
         let _running = self.ticker.start_call();
-        invoke(&self.exports, &mut self.store)
+        invoke(&*self.exports, &mut self.store)
             .map_err(|error| failure_of(&self.store, function, budget, &error))
     }
 
@@ -325,40 +321,12 @@ impl Instance {
     }
 }
 
-impl Exports {
-    fn open(compiled: &CompiledPlugin, store: &mut Store<InstanceState>) -> wasmtime::Result<Self> {
-        let instance = compiled.pre.instantiate(&mut *store)?;
-        // Each interface is loaded separately: the generated loader of the whole world requires all of them.
-        macro_rules! load {
-            ($interface:ident) => {
-                compiled
-                    .$interface
-                    .as_ref()
-                    .map(|indices| indices.load(&mut *store, &instance))
-                    .transpose()?
-            };
-        }
-        Ok(Self {
-            lifecycle: compiled.lifecycle.load(&mut *store, &instance)?,
-            connect: load!(connect),
-            room: load!(room),
-            subscribe: load!(subscribe),
-            publish: load!(publish),
-            deliver: load!(deliver),
-        })
-    }
-}
-
-fn refuel(store: &mut Store<InstanceState>) {
+fn refuel(store: &mut GuestStore) {
     store.set_fuel(FUEL).expect("the engine counts instructions");
 }
 
-fn exported<T>(interface: &Option<T>) -> wasmtime::Result<&T> {
-    interface.as_ref().ok_or_else(|| wasmtime::Error::msg("it does not export this hook"))
-}
-
 fn failure_of(
-    store: &Store<InstanceState>,
+    store: &GuestStore,
     function: PluginFunction,
     budget: Duration,
     error: &wasmtime::Error,
@@ -369,7 +337,7 @@ fn failure_of(
 }
 
 fn new_failure(
-    store: &Store<InstanceState>,
+    store: &GuestStore,
     function: PluginFunction,
     kind: FailureKind,
     detail: String,

@@ -7,7 +7,8 @@
 //! - A [`Governor`] is what a shard talks to. It owns one instance, the filters in use, the cached answers
 //!   and the circuit breakers, and turns every way in which a plugin can fail into a [`Rejection`].
 //!
-//! An instance is a cache: all state that must outlive it is kept in the governor. A trap, a recycled
+//! An instance is a cache: what the host must not lose with it is kept in the governor, and what the plugin
+//! must not lose in a [`StateTable`], which its versions share. A trap, a recycled
 //! instance and a new version are therefore the same operation: drop the instance, start another, compile the
 //! live filters on it.
 
@@ -19,6 +20,7 @@ mod bindings;
 mod blame;
 mod breaker;
 mod cache;
+mod clock;
 mod compiler;
 mod config;
 mod contract;
@@ -44,13 +46,16 @@ mod room_cache;
 mod schema;
 mod shadow;
 mod signature;
+mod state;
 mod status;
 mod ticker;
 
 pub use cache::{Cache, CacheConfig, CacheError};
+pub use clock::PluginClock;
 pub use compiler::{COMPILE_COMMAND, Compilation, Compiler, MAX_COMPILE_TIME, compile_for_parent};
 pub use config::{
-    BudgetConfig, PluginConfig, PluginFile, PluginFileError, VersionError, read_signature, signature_file,
+    BudgetConfig, InvalidHeader, ListedHeader, PluginConfig, PluginFile, PluginFileError, VersionError,
+    read_signature, signature_file,
 };
 pub use deliver::{Audience, FilterResults};
 pub use engine::{Budget, Engine, EngineError};
@@ -58,8 +63,8 @@ pub use failure::{CallFailure, FailureKind, PluginFunction};
 pub use filters::{FilterId, Plan};
 pub use governor::{Governor, OnFailure, SwapError};
 pub use hook_types::{
-    ConnectRequest, Counts, Limits, Principal, Rejection, RejectionCode, RoomVerdict, SubscriptionGrant,
-    UncompiledGrant, Verdict,
+    ConnectRequest, Counts, Limits, Principal, PublishRequest, Rejection, RejectionCode, RoomVerdict,
+    SubscriptionGrant, UncompiledGrant, Verdict, Via,
 };
 pub use instance::Instance;
 pub use load::{Hooks, LoadError, LoadErrorKind, Plugin, PluginInfo, digest};
@@ -73,4 +78,5 @@ pub use replayer::Replayer;
 pub use schema::find_schema_problems;
 pub use shadow::{ComparisonReport, Difference, HookComparison, Mirror, Shadow};
 pub use signature::{KeyError, PublicKey, SecretKey, SignatureError, Trust};
+pub use state::{StateTable, StateTables, StateUsage};
 pub use status::{PluginStatus, State, Stats};

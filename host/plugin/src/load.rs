@@ -1,16 +1,17 @@
 //! Loading a plugin: from the bytes of a file to a version that is known to start. How files are read and
 //! signatures verified is in `config.rs`.
 
-use super::bindings::{self, connect, deliver, lifecycle, publish, room, subscribe};
+use super::bindings::{self, Description, ExportIndices};
 use super::contract;
 use super::engine::{Budget, Engine};
 use super::failure::{CallFailure, FailureKind, PluginFunction};
 use super::hook_types::clip;
 use super::imports::{InstanceState, PluginContext};
 use super::instance::{CompiledPlugin, Instance};
-use super::metrics::{Metric, MetricKind, MetricValue, PluginMetrics};
+use super::metrics::{Metric, MetricValue, PluginMetrics};
 use super::recorder::Recorder;
 use super::schema::find_schema_problems;
+use super::state::{StateAccess, StateTable};
 use super::status::Stats;
 use bytes::Bytes;
 use serde::Serialize;
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::Linker;
 
 /// Maximum length of a plugin's own name and version, in bytes.
 const MAX_NAME_BYTES: usize = 64;
@@ -57,6 +58,8 @@ pub struct PluginInfo {
     pub metrics: Vec<Metric>,
     /// A JSON Schema of the plugin's config.
     pub config_schema: Option<Value>,
+    /// A JSON Schema of the filters of its rooms.
+    pub filter_schema: Option<Value>,
     /// The SHA-256 of the file, in hexadecimal.
     pub sha256: String,
     /// The size of the file in bytes.
@@ -113,7 +116,7 @@ pub enum LoadErrorKind {
     #[error("cannot be compiled; build it with standard WebAssembly features only: {0}")]
     CompilationFailed(String),
     /// It imports functions that the host does not offer.
-    #[error("imports {}, but a plugin may import only log, clock, random and metrics of switchyard:plugin@{}: \
+    #[error("imports {}, but a plugin may import only log, clock, random, metrics and state of switchyard:plugin@{}: \
         build it for wasm32-unknown-unknown, without WASI", .0.join(", "), contract::VERSION)]
     ForeignImports(Vec<String>),
     /// It does not export the contract's interface `lifecycle`.
@@ -125,7 +128,7 @@ pub enum LoadErrorKind {
     MissingLifecycle,
     /// It was built against a version of the contract that this host does not support.
     #[error(
-        "was built for switchyard:plugin@{found}, but this host supports switchyard:plugin@{}: \
+        "was built for switchyard:plugin@{found}, but this host supports versions up to switchyard:plugin@{}: \
         build it with an SDK of that version",
         contract::VERSION
     )]
@@ -155,6 +158,10 @@ pub struct Plugin {
     config: String,
     compiled: CompiledPlugin,
     context: Arc<PluginContext>,
+    /// What it shares with other versions. Its own as long as nobody sets another.
+    state: Arc<StateTable>,
+    /// The names of the headers that its connect hook sees.
+    headers: Vec<String>,
     stats: Stats,
     recorder: Recorder,
 }
@@ -187,7 +194,9 @@ impl Plugin {
         contract::check_file(bytes)?;
         let compiled = compile(engine, bytes, budget)?;
         let context = PluginContext::new(name, "", PluginMetrics::default());
-        let mut instance = Instance::open(&compiled, &Arc::new(context), PluginFunction::Describe)
+        let state = Arc::new(StateTable::new(budget.state));
+        let access = || StateAccess::without_effect(state.clone());
+        let mut instance = Instance::open(&compiled, &Arc::new(context), access(), PluginFunction::Describe)
             .map_err(CallFailure::at_start)?;
         let described = instance.describe().map_err(CallFailure::at_start)?;
         drop(instance);
@@ -198,23 +207,35 @@ impl Plugin {
         let context = Arc::new(PluginContext::new(name, &info.version, metrics));
         let config = if config.is_null() { "{}".into() } else { config.to_string() };
         let code = Bytes::copy_from_slice(bytes);
-        let plugin = Plugin {
-            info,
-            code,
-            config,
-            compiled,
-            context,
-            stats: Stats::default(),
-            recorder: Recorder::default(),
-        };
+        let (headers, stats, recorder, access) = (vec![], Stats::default(), Recorder::default(), access());
+        let plugin = Plugin { info, code, config, compiled, context, state, headers, stats, recorder };
         // This instance is dropped again. It reveals now what would otherwise fail with the first message.
-        plugin.open()?;
+        plugin.open(access)?;
         Ok(plugin)
     }
 
     pub(super) fn signed_by(mut self, key: Option<String>) -> Self {
         self.info.signed_by = key;
         self
+    }
+
+    pub(super) fn with_headers(self, headers: Vec<String>) -> Self {
+        Self { headers, ..self }
+    }
+
+    /// Shares this state with other versions of the plugin.
+    pub fn with_state(self, state: Arc<StateTable>) -> Self {
+        Self { state, ..self }
+    }
+
+    /// What its instances keep beyond their end.
+    pub fn state(&self) -> &Arc<StateTable> {
+        &self.state
+    }
+
+    /// The names of the headers that its connect hook sees, in lower case.
+    pub fn headers(&self) -> &[String] {
+        &self.headers
     }
 
     /// What is known about this plugin.
@@ -244,10 +265,10 @@ impl Plugin {
         &self.recorder
     }
 
-    /// Sets the clock that the plugin reads, in Unix milliseconds. It stands still until the next call of this.
+    /// Sets the clock that the plugin and its state go by, in Unix milliseconds. It stands still until the next call of this.
     /// For a plugin that replays what happened at other times.
     pub fn drive_clock(&self, unix_ms: u64) {
-        self.context.driven_clock.store(unix_ms, Ordering::Relaxed);
+        self.state.clock().set(unix_ms);
     }
 
     pub(super) fn budget(&self) -> Budget {
@@ -272,7 +293,11 @@ impl Plugin {
     ///
     /// Fails if `init` fails or rejects the config, or if the process has no room for another instance.
     pub fn instantiate(&self) -> Result<Instance, Box<CallFailure>> {
-        self.open().map_err(|error| match error {
+        self.instantiate_with_state(StateAccess::direct(self.state.clone()))
+    }
+
+    pub(super) fn instantiate_with_state(&self, state: StateAccess) -> Result<Instance, Box<CallFailure>> {
+        self.open(state).map_err(|error| match error {
             LoadErrorKind::CallFailed(failure) => failure,
             error => Box::new(CallFailure {
                 plugin: self.info.name.clone(),
@@ -287,8 +312,8 @@ impl Plugin {
         })
     }
 
-    fn open(&self) -> Result<Instance, LoadErrorKind> {
-        let mut instance = Instance::open(&self.compiled, &self.context, PluginFunction::Init)
+    fn open(&self, state: StateAccess) -> Result<Instance, LoadErrorKind> {
+        let mut instance = Instance::open(&self.compiled, &self.context, state, PluginFunction::Init)
             .map_err(LoadErrorKind::CallFailed)?;
         match instance.init(&self.config) {
             Ok(Ok(())) => Ok(instance),
@@ -323,19 +348,13 @@ impl CallFailure {
 fn compile(engine: &Engine, file: &[u8], budget: Budget) -> Result<CompiledPlugin, LoadErrorKind> {
     let runtime = engine.runtime();
     let component = engine.component(file)?;
-    contract::check_component(&component.component_type(), runtime)?;
+    let version = contract::check_component(&component.component_type(), runtime)?;
     let mismatch = |error: wasmtime::Error| LoadErrorKind::ContractMismatch(format!("{error:#}"));
     let mut linker = Linker::<InstanceState>::new(runtime);
-    bindings::Plugin::add_to_linker::<_, HasSelf<InstanceState>>(&mut linker, |state| state)
-        .map_err(mismatch)?;
+    bindings::add_imports(&mut linker).map_err(mismatch)?;
     let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
     Ok(CompiledPlugin {
-        lifecycle: lifecycle::GuestIndices::new(&pre).map_err(mismatch)?,
-        connect: connect::GuestIndices::new(&pre).ok(),
-        room: room::GuestIndices::new(&pre).ok(),
-        subscribe: subscribe::GuestIndices::new(&pre).ok(),
-        publish: publish::GuestIndices::new(&pre).ok(),
-        deliver: deliver::GuestIndices::new(&pre).ok(),
+        exports: ExportIndices::new(&pre, version).map_err(mismatch)?,
         pre,
         budget,
         ticker: engine.ticker.clone(),
@@ -352,23 +371,21 @@ pub fn digest(code: &[u8]) -> String {
 fn plugin_info(
     name: &str,
     bytes: &[u8],
-    described: lifecycle::Info,
+    described: Description,
     compiled: &CompiledPlugin,
 ) -> Result<PluginInfo, String> {
-    use bindings::types::Hooks as Flags;
-    let hook = |flag, name: &str, is_exported: bool| match (described.hooks.contains(flag), is_exported) {
-        (true, false) => {
-            Err(format!("it lists the hook {name} but does not export switchyard:plugin/{name}"))
+    let (hooks, exported) = (described.hooks, compiled.exports.hooks());
+    for (name, is_listed, is_exported) in [
+        ("connect", hooks.connect, exported.connect),
+        ("room", hooks.room, exported.room),
+        ("subscribe", hooks.subscribe, exported.subscribe),
+        ("publish", hooks.publish, exported.publish),
+        ("deliver", hooks.deliver, exported.deliver),
+    ] {
+        if is_listed && !is_exported {
+            return Err(format!("it lists the hook {name} but does not export switchyard:plugin/{name}"));
         }
-        (is_listed, _) => Ok(is_listed),
-    };
-    let hooks = Hooks {
-        connect: hook(Flags::CONNECT, "connect", compiled.connect.is_some())?,
-        room: hook(Flags::ROOM, "room", compiled.room.is_some())?,
-        subscribe: hook(Flags::SUBSCRIBE, "subscribe", compiled.subscribe.is_some())?,
-        publish: hook(Flags::PUBLISH, "publish", compiled.publish.is_some())?,
-        deliver: hook(Flags::DELIVER, "deliver", compiled.deliver.is_some())?,
-    };
+    }
     for (field, text) in [("name", &described.name), ("version", &described.version)] {
         let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"._+-".contains(&b);
         if !(1..=MAX_NAME_BYTES).contains(&text.len()) || !text.bytes().all(is_allowed) {
@@ -377,22 +394,18 @@ fn plugin_info(
             ));
         }
     }
-    let schema = described.config_schema.map(|schema| serde_json::from_str(&schema)).transpose();
-    let kind = |kind| match kind {
-        lifecycle::Kind::Counter => MetricKind::Counter,
-        lifecycle::Kind::Histogram => MetricKind::Histogram,
+    let schema = |kind, text: Option<String>| match text.map(|text| serde_json::from_str(&text)).transpose() {
+        Ok(schema) => Ok(schema),
+        Err(error) => Err(format!("its {kind} schema is not JSON: {error}")),
     };
     Ok(PluginInfo {
         name: name.to_owned(),
         package: described.name,
         version: described.version,
         hooks,
-        metrics: described
-            .metrics
-            .into_iter()
-            .map(|m| Metric { id: m.id, name: m.name, kind: kind(m.kind) })
-            .collect(),
-        config_schema: schema.map_err(|error| format!("its config schema is not JSON: {error}"))?,
+        metrics: described.metrics,
+        config_schema: schema("config", described.config_schema)?,
+        filter_schema: schema("filter", described.filter_schema)?,
         sha256: digest(bytes),
         size: bytes.len(),
         signed_by: None,

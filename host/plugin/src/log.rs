@@ -1,9 +1,9 @@
 //! Log lines of plugins, on their way to the operator's log: limited in number and length.
 
-use super::bindings::log::Level;
 use super::hook_types::clip;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tracing::Level;
 
 /// How many lines a plugin may write per [`WINDOW`], over all its instances. Further lines are dropped and
 /// counted.
@@ -39,11 +39,11 @@ impl LogLimiter {
             };
         }
         match level {
-            Level::Trace => write_at!(TRACE),
-            Level::Debug => write_at!(DEBUG),
-            Level::Info => write_at!(INFO),
-            Level::Warn => write_at!(WARN),
-            Level::Error => write_at!(ERROR),
+            Level::TRACE => write_at!(TRACE),
+            Level::DEBUG => write_at!(DEBUG),
+            Level::INFO => write_at!(INFO),
+            Level::WARN => write_at!(WARN),
+            Level::ERROR => write_at!(ERROR),
         }
     }
 

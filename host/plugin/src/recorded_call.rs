@@ -1,8 +1,8 @@
 //! A call of a hook as a line of JSON: when, what the hook was asked, and what it answered. The same lines are
 //! recorded on a node and replayed by an author.
 
-use super::hook_types::{ConnectRequest, Counts, Limits, Principal, Rejection, Verdict};
-use super::shadow::{MirroredCall, MirroredMessage};
+use super::hook_types::{ConnectRequest, Counts, Limits, Principal, Rejection, Verdict, Via};
+use super::shadow::{MirroredCall, MirroredMessage, PublishCall};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -60,8 +60,14 @@ pub struct SubscribeQuestion {
 /// What the hook `publish` was asked.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct PublishQuestion {
-    /// The id of the publishing principal.
-    pub principal: String,
+    /// Who publishes.
+    pub principal: Principal,
+    /// How the message came.
+    #[serde(default)]
+    pub via: Via,
+    /// The idempotency key of the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
     /// The message.
     pub message: RecordedMessage,
 }
@@ -131,10 +137,14 @@ impl RecordedCall {
                     subscribe_answer(answer),
                 )
             }
-            MirroredCall::Publish(published, principal, answer) => (
-                Question::Publish(PublishQuestion { principal, message: message(published) }),
-                publish_answer(answer, has_data),
-            ),
+            MirroredCall::Publish(call) => {
+                let PublishCall { principal, message: published, via, idempotency_key, answer } = *call;
+                let message = message(published);
+                (
+                    Question::Publish(PublishQuestion { principal, via, idempotency_key, message }),
+                    publish_answer(answer, has_data),
+                )
+            }
             MirroredCall::Deliver(delivered, results) => {
                 let (filters, passes) =
                     results.into_iter().map(|(filter, passes)| (filter.to_string(), passes)).unzip();

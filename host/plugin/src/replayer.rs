@@ -2,7 +2,7 @@
 
 use super::filters::{FilterId, MAX_FILTERS};
 use super::governor::{Governor, OnFailure};
-use super::hook_types::{Rejection, RejectionCode};
+use super::hook_types::{PublishRequest, Rejection, RejectionCode};
 use super::load::Plugin;
 use super::recorded_call::{
     DeliverQuestion, Question, RecordedCall, RecordedMessage, connect_answer, deliver_answer, publish_answer,
@@ -48,8 +48,15 @@ impl Replayer {
             }
             Question::Publish(question) => {
                 let RecordedMessage { room, event, data, .. } = &question.message;
-                let data = data.as_ref()?.get().as_bytes();
-                publish_answer(governor.check(&question.principal, room, event, data), true)
+                let request = PublishRequest {
+                    principal: &question.principal,
+                    room,
+                    event,
+                    data: data.as_ref()?.get().as_bytes(),
+                    via: question.via,
+                    idempotency_key: question.idempotency_key.as_deref(),
+                };
+                publish_answer(governor.check(&request), true)
             }
             Question::Deliver(question) => {
                 let data = question.message.data.as_ref()?.get().as_bytes();

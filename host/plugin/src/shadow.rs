@@ -2,8 +2,10 @@
 //! on a thread of its own. Its answers have no effect; they are only compared.
 
 use super::filters::FilterId;
-use super::governor::{Governor, OnFailure};
-use super::hook_types::{ConnectRequest, Counts, Limits, Principal, Rejection, RejectionCode, Verdict, clip};
+use super::governor::Governor;
+use super::hook_types::{
+    ConnectRequest, Counts, Limits, Principal, PublishRequest, Rejection, RejectionCode, Verdict, Via, clip,
+};
 use super::load::Plugin;
 use super::status::PluginStatus;
 use serde::Serialize;
@@ -49,8 +51,7 @@ pub(super) enum MirroredCall {
     /// The principal, the room's name, and the canonical name.
     Room(String, String, Result<Option<String>, Rejection>),
     Subscribe(Box<SubscribeCall>),
-    /// The message, its publisher, and the verdict.
-    Publish(MirroredMessage, String, Result<Verdict, Rejection>),
+    Publish(Box<PublishCall>),
     /// The message, and the canonical form of each filter with its result.
     Deliver(MirroredMessage, Vec<(Arc<str>, bool)>),
 }
@@ -62,6 +63,14 @@ pub(super) struct SubscribeCall {
     pub counts: Counts,
     /// The filter in canonical form, and the limits.
     pub answer: Result<(Option<String>, Limits), Rejection>,
+}
+
+pub(super) struct PublishCall {
+    pub principal: Principal,
+    pub message: MirroredMessage,
+    pub via: Via,
+    pub idempotency_key: Option<String>,
+    pub answer: Result<Verdict, Rejection>,
 }
 
 pub(super) struct MirroredMessage {
@@ -113,7 +122,7 @@ impl Shadow {
         let (calls, queue) = sync_channel(QUEUE_CAPACITY);
         let report: Arc<Mutex<ComparisonReport>> = Arc::default();
         let mut comparator = Comparator {
-            governor: Governor::new(plugin.clone(), OnFailure::Deny),
+            governor: Governor::for_candidate(plugin.clone()),
             filters: HashMap::new(),
             report: report.clone(),
         };
@@ -165,9 +174,10 @@ impl MirroredCall {
                 call.room.len()
                     + [call.filter.as_ref(), canonical].into_iter().flatten().map(String::len).sum::<usize>()
             }
-            Self::Publish(message, principal, answer) => {
-                let replacement = if let Ok(Verdict::Replace(data)) = answer { data.len() } else { 0 };
-                message.size() + principal.len() + replacement
+            Self::Publish(call) => {
+                let replacement = if let Ok(Verdict::Replace(data)) = &call.answer { data.len() } else { 0 };
+                let key = call.idempotency_key.as_ref().map_or(0, String::len);
+                size_of::<PublishCall>() + call.message.size() + call.principal.id.len() + key + replacement
             }
             Self::Deliver(message, results) => {
                 message.size()
@@ -211,7 +221,7 @@ impl Comparator {
         match call {
             MirroredCall::Connect(request, active) => {
                 let candidate = self.governor.connect(&request);
-                let asked = json!({ "principal": request.principal.id, "remote": request.remote });
+                let asked = json!({ "principal": *request.principal.id, "remote": request.remote });
                 let limits = |limits: &Limits| json!({ "limits": limits });
                 self.compare("connect", asked, &active, &candidate, limits);
             }
@@ -228,13 +238,13 @@ impl Comparator {
                     grant.filter.into_iter().for_each(|id| self.governor.release(id, &principal.id));
                     (canonical, grant.limits)
                 });
-                let asked = json!({ "principal": principal.id, "room": room, "filter": filter });
+                let asked = json!({ "principal": *principal.id, "room": room, "filter": filter });
                 let grant = |(filter, limits): &(Option<String>, Limits)| json!({ "filter": filter, "limits": limits });
                 self.compare("subscribe", asked, &answer, &candidate, grant);
             }
-            MirroredCall::Publish(message, principal_id, active) => {
-                let candidate =
-                    self.governor.check(&principal_id, &message.room, &message.event, &message.data);
+            MirroredCall::Publish(call) => {
+                let candidate = self.governor.check(&call.request());
+                let PublishCall { message, answer: active, .. } = *call;
                 let verdict = |verdict: &Verdict| match verdict {
                     Verdict::Pass => json!("pass"),
                     Verdict::Discard => json!("discard"),
@@ -332,6 +342,25 @@ impl HookComparison {
             self.samples.pop_front();
         }
         self.samples.push_back(difference);
+    }
+}
+
+impl PublishCall {
+    pub(super) fn new(request: &PublishRequest<'_>, answer: Result<Verdict, Rejection>) -> Self {
+        let PublishRequest { principal, room, event, data, via, idempotency_key } = *request;
+        Self {
+            principal: principal.clone(),
+            message: MirroredMessage::new(room, event, data),
+            via,
+            idempotency_key: idempotency_key.map(str::to_owned),
+            answer,
+        }
+    }
+
+    fn request(&self) -> PublishRequest<'_> {
+        let MirroredMessage { room, event, data } = &self.message;
+        let idempotency_key = self.idempotency_key.as_deref();
+        PublishRequest { principal: &self.principal, room, event, data, via: self.via, idempotency_key }
     }
 }
 

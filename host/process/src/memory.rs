@@ -43,11 +43,14 @@ pub enum MemoryKind {
     Frames,
     /// Bodies of HTTP requests.
     Bodies,
+    /// What plugins keep in their state. It is charged to no principal: of the budget of each plugin, a
+    /// principal may use a part.
+    PluginState,
 }
 
 impl MemoryKind {
     /// All kinds.
-    pub const ALL: [MemoryKind; 9] = [
+    pub const ALL: [MemoryKind; 10] = [
         MemoryKind::History,
         MemoryKind::Keys,
         MemoryKind::Sessions,
@@ -57,6 +60,7 @@ impl MemoryKind {
         MemoryKind::Publishes,
         MemoryKind::Frames,
         MemoryKind::Bodies,
+        MemoryKind::PluginState,
     ];
 
     /// The value of the metric label.
@@ -71,6 +75,7 @@ impl MemoryKind {
             MemoryKind::Publishes => "publishes",
             MemoryKind::Frames => "frames",
             MemoryKind::Bodies => "bodies",
+            MemoryKind::PluginState => "plugin_state",
         }
     }
 }

@@ -51,7 +51,7 @@ use std::{
     },
     time::Instant,
 };
-use switchyard_plugin::Limits;
+use switchyard_plugin::{Limits, Principal, Via};
 use switchyard_process::{
     memory::{MemoryAccount, MemoryShare},
     vital::VitalTasks,
@@ -101,7 +101,9 @@ pub(crate) struct Publisher<'a> {
     /// All valid keys. An inbox exists if its principal has a key.
     pub keys: Arc<Keys>,
     pub share: &'a Arc<MemoryShare>,
-    pub tier: &'a Arc<str>,
+    /// As plugins see it.
+    pub principal: Principal,
+    pub via: Via,
 }
 
 /// How the hub reaches a shard.

@@ -34,6 +34,8 @@ pub const DEFAULT_TIER: &str = "default";
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
     pub digest: Digest,
+    /// What plugins know the key by: the first 16 hexadecimal digits of the digest.
+    pub id: Arc<str>,
     pub principal: Arc<str>,
     pub tier: Arc<str>,
     pub limits: Tier,
@@ -84,6 +86,7 @@ impl Keys {
             let tier = config.tier.as_ref().map_or(DEFAULT_TIER, |tier| tier.get_ref().as_str());
             all.insert(Key {
                 digest: config.digest,
+                id: key_id(&config.digest),
                 principal: config.principal.0.clone(),
                 tier: tier.into(),
                 limits: tiers.get(tier).copied().unwrap_or_default(),
@@ -128,6 +131,11 @@ impl Keys {
         key.check_expiry(unix_ms())?;
         Ok(key.clone())
     }
+}
+
+fn key_id(digest: &Digest) -> Arc<str> {
+    let digits = digest.as_bytes()[..8].iter().map(|byte| format!("{byte:02x}"));
+    digits.collect::<String>().into()
 }
 
 /// Generates a key: `sk_`, and 160 random bits in hexadecimal.

@@ -20,7 +20,7 @@ pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};
 
 use crate::hub::Hub;
 use std::sync::Arc;
-use switchyard_plugin::{Cache, Compiler, Plugin, PluginConfig};
+use switchyard_plugin::{Cache, Compiler, Plugin, PluginConfig, StateTables};
 use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::PluginRegistry;
 use version_compiler::VersionCompiler;
@@ -49,7 +49,8 @@ impl Rollout {
     ) -> Arc<Self> {
         let slots = plugins.into_iter().enumerate().map(|(index, config)| PluginSlot::new(index, config));
         let slots = slots.map(Arc::new).collect();
-        let compiler = VersionCompiler::new(hub.vitals.clone(), cache, compiler);
+        let states = StateTables::new(hub.memory.clone());
+        let compiler = VersionCompiler::new(hub.vitals.clone(), states, cache, compiler);
         Arc::new(Self { hub, slots, compiler })
     }
 

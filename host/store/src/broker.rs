@@ -34,6 +34,10 @@ pub trait Broker: Send + Sync {
     /// after a message that was published later. With an idempotency key it is safe to publish it again.
     fn publish(&self, message: Message<'_>) -> PendingPublish;
 
+    /// The position of a message that this node knows to be stored with this idempotency key of a principal. A
+    /// store outside of this process may know of more.
+    fn find_stored(&self, room: &RoomName, principal: &str, idempotency_key: &str) -> Option<Position>;
+
     /// Reads the messages after `after`, or without it from the oldest one: at most as many as `limit`
     /// allows.
     ///

@@ -12,7 +12,7 @@ pub use config::Config;
 pub use filter::Filter;
 use quote::Quote;
 use switchyard_sdk::metrics::{Counter, Metric};
-use switchyard_sdk::{Deliver, Message, Plan, Plugin, Publish, Reject, Verdict};
+use switchyard_sdk::{Deliver, Message, Plan, Plugin, Publication, Publish, Reject, Verdict};
 
 const LEVELS_CUT: Counter = Counter::new(0, "levels_cut");
 const BOOKS_REFUSED: Counter = Counter::new(1, "books_refused");
@@ -35,7 +35,8 @@ impl Plugin for Orderbook {
 }
 
 impl Publish for Orderbook {
-    fn publish(&self, _who: &str, message: Message<'_>) -> Result<Verdict, Reject> {
+    fn publish(&self, publication: &Publication<'_>) -> Result<Verdict, Reject> {
+        let message = publication.message;
         if message.event != BOOK_EVENT {
             return Ok(Verdict::Pass);
         }

@@ -52,7 +52,7 @@ fn the_reject_of_a_name_says_what_was_expected() {
 fn tiers_limit_rooms_and_filters_are_rejected() {
     let plugin = Harness::<ProtocolRooms>::new(config()).unwrap();
     let subscribe = |tier: &str, filter, of_connection, of_principal| {
-        let who = Principal { id: "acme".into(), tier: tier.into(), tags: vec![] };
+        let who = Principal { tier: tier.into(), ..Principal::new("acme") };
         plugin.subscribe(&who, "aave-v3:ethereum", filter, Counts { of_connection, of_principal, in_room: 0 })
     };
     assert_eq!(subscribe("pro", None, 9, 11).unwrap().limits.unwrap().rooms, Some(10));

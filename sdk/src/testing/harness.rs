@@ -3,7 +3,10 @@
 use super::host;
 use crate::export::{Exports, Hook};
 use crate::instance::{Granted, Instance, load};
-use crate::{Counts, Limits, Message, Plan, Principal, Reject, Request, RoomVerdict, Subscription, Verdict};
+use crate::{
+    Counts, Limits, Message, Plan, Principal, Publication, Reject, Request, RoomVerdict, Subscription,
+    Verdict, Via,
+};
 use serde::Serialize;
 use std::marker::PhantomData;
 
@@ -18,7 +21,7 @@ pub struct Harness<P> {
 
 impl<P: Exports> Harness<P> {
     /// Starts the plugin with a configuration: `json!({...})`, or any other value that serde can serialize.
-    /// Resets the log, the metrics, the clock and the seed of this thread.
+    /// Resets the log, the metrics, the clock, the seed and the state of this thread.
     ///
     /// # Errors
     /// The text that the operator would see: the configuration does not match the type, or `Plugin::new`
@@ -27,6 +30,16 @@ impl<P: Exports> Harness<P> {
         host::reset();
         let instance = load::<P>(&to_text(config))?;
         Ok(Self { instance, plugin: PhantomData })
+    }
+
+    /// Replaces the instance, as the host does after a failure, with another version or with another
+    /// configuration. What it kept in its fields is lost, and what it kept in [`state`](crate::state) is not.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn restart(&mut self, config: impl Serialize) -> Result<(), String> {
+        self.instance = load::<P>(&to_text(config))?;
+        Ok(())
     }
 
     /// Calls the hook `connect`.
@@ -87,7 +100,9 @@ impl<P: Exports> Harness<P> {
         Ok(granted)
     }
 
-    /// Calls the hook `publish`. `who` is the publisher's principal id, and `data` is JSON text.
+    /// Calls the hook `publish` for a message that came over a WebSocket, without an idempotency key. `who`
+    /// is the publisher's principal id, and `data` is JSON text. See [`publish_as`](Self::publish_as) for
+    /// the rest.
     ///
     /// # Errors
     /// The plugin rejects the message.
@@ -101,8 +116,21 @@ impl<P: Exports> Harness<P> {
         event: &str,
         data: impl AsRef<[u8]>,
     ) -> Result<Verdict, Reject> {
+        let message = Message { room, event, data: data.as_ref() };
+        let who = &Principal::new(who);
+        self.publish_as(&Publication { who, message, via: Via::WebSocket, idempotency_key: None })
+    }
+
+    /// Calls the hook `publish`.
+    ///
+    /// # Errors
+    /// The plugin rejects the message.
+    ///
+    /// # Panics
+    /// If `export!` does not list `publish`.
+    pub fn publish_as(&self, publication: &Publication<'_>) -> Result<Verdict, Reject> {
         assert_listed::<P>(Hook::Publish);
-        self.instance.publish(who, Message { room, event, data: data.as_ref() })
+        self.instance.publish(publication)
     }
 
     /// The canonical form of a filter, as the plugin grants it to a default principal (without id, tier and

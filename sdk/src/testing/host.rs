@@ -1,5 +1,5 @@
-//! The test double for the host's functions: records what a plugin logs and counts, and lets a test set the
-//! clock and the seed. Everything is per thread.
+//! The test double for the host's functions, except for state: records what a plugin logs and counts, and
+//! lets a test set the clock and the seed. Everything is per thread.
 
 use crate::log::Level;
 use std::cell::{Cell, RefCell};
@@ -40,6 +40,7 @@ pub(crate) fn observe(id: u32, value: f64) {
 
 /// Resets everything. Each new [`super::Harness`] calls this.
 pub(crate) fn reset() {
+    super::state::reset();
     LOG.take();
     COUNTS.take();
     VALUES.take();

@@ -65,7 +65,9 @@ async fn what_hooks_are_asked_is_recorded_and_replayed_on_another_version() {
     }
     let publish = calls.iter().find(|call| !call["ask"]["publish"].is_null()).expect("a publish");
     let message = json!({"room": "s", "bytes": 7, "data": {"n": 1}});
-    assert_eq!(publish["ask"]["publish"], json!({"principal": "acme", "message": message}));
+    let asked = &publish["ask"]["publish"];
+    assert_eq!((&asked["principal"]["id"], &asked["via"]), (&json!("acme"), &json!("websocket")), "{asked}");
+    assert_eq!(asked["message"], message);
     assert_eq!(publish["answer"], json!({"verdict": "pass"}));
     let deliver = calls.iter().find(|call| !call["ask"]["deliver"].is_null()).expect("a delivery");
     assert_eq!(deliver["ask"]["deliver"], json!({"filters": ["{\"g\":1}"], "message": message}));
@@ -220,7 +222,7 @@ async fn a_replayed_call_and_a_recorded_message_have_their_own_time() {
     let clock = guest("first_contract").display().to_string();
     let call = json!({
         "time": 1_700_000_000_123_u64,
-        "ask": {"publish": {"principal": "acme", "message": {"room": "a", "event": "stamp", "bytes": 1, "data": 1}}},
+        "ask": {"publish": {"principal": {"id": "acme"}, "message": {"room": "a", "event": "stamp", "bytes": 1, "data": 1}}},
         "answer": {},
     });
     std::fs::write(folder.join("calls.ndjson"), format!("{call}\n")).expect("a file");

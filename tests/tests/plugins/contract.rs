@@ -1,9 +1,9 @@
 //! A published contract is a promise: plugins built against it keep working, and its text does not change.
 
-use super::load;
+use super::{check, load, principal};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
-use switchyard_plugin::{ConnectRequest, Counts, Governor, MetricValue, OnFailure, Principal, Verdict};
+use switchyard_plugin::{ConnectRequest, Counts, Governor, MetricValue, OnFailure, Verdict};
 
 #[test]
 fn a_plugin_built_for_the_first_contract_version_runs() {
@@ -11,15 +11,13 @@ fn a_plugin_built_for_the_first_contract_version_runs() {
     let mut governor = Governor::new(plugin.clone(), OnFailure::Deny);
     let hooks = plugin.info().hooks;
     assert!(hooks.connect && hooks.room && hooks.subscribe && hooks.publish && hooks.deliver);
-    let who = |id: &str| Principal { id: id.into(), ..Principal::default() };
-    let connecting =
-        |id: &str| ConnectRequest { principal: who(id), remote: "127.0.0.1:1".into(), origin: None };
+    let connecting = |id: &str| ConnectRequest::new(principal(id), "127.0.0.1:1");
     assert_eq!(governor.connect(&connecting("acme")).unwrap().rooms, Some(7));
     assert_eq!(governor.connect(&connecting("mallory")).unwrap_err().message, "not you");
     assert_eq!(governor.validate("alice", "Prices").unwrap().as_deref(), Some("prices"));
 
     let mut subscribe = |filter: &str| {
-        let grant = governor.authorize(&who("acme"), "prices", Some(filter), Counts::default());
+        let grant = governor.authorize(&principal("acme"), "prices", Some(filter), Counts::default());
         grant.unwrap().filter.expect("a filter")
     };
     let ids =
@@ -30,9 +28,9 @@ fn a_plugin_built_for_the_first_contract_version_runs() {
     assert_eq!(bits, [0b101]);
     ids.into_iter().for_each(|id| governor.release(id, "acme"));
 
-    assert_eq!(governor.check("acme", "prices", "", b"1"), Ok(Verdict::Pass));
-    assert_eq!(governor.check("acme", "prices", "noise", b"1"), Ok(Verdict::Discard));
-    let Ok(Verdict::Replace(stamp)) = governor.check("acme", "prices", "stamp", b"1") else {
+    assert_eq!(check(&mut governor, "acme", "prices", "", b"1"), Ok(Verdict::Pass));
+    assert_eq!(check(&mut governor, "acme", "prices", "noise", b"1"), Ok(Verdict::Discard));
+    let Ok(Verdict::Replace(stamp)) = check(&mut governor, "acme", "prices", "stamp", b"1") else {
         panic!("not replaced")
     };
     let stamp: Value = serde_json::from_slice(&stamp).expect("JSON");
@@ -56,4 +54,6 @@ fn a_changed_contract_has_a_new_version() {
     let (published, first) = contract("guests/first-contract/wit/plugin.wit");
     let (present, version) = contract("../sdk/wit/plugin.wit");
     assert!(version != first || present == published, "0.1.0 is published: what differs is another version");
+    let (supported, _) = contract("../host/plugin/wit/v0.1/plugin.wit");
+    assert_eq!(supported, published, "the host's bindings of 0.1 are made from another text");
 }

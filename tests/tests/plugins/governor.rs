@@ -1,13 +1,13 @@
 //! Governors turn every failure into an answer, and filters outlive instances.
 
-use super::{engine, guest, load};
+use super::{check, engine, guest, load, principal};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use switchyard_plugin::{
     Audience, Budget, ConnectRequest, Counts, FilterId, FilterResults, Governor, OnFailure, Plugin,
-    Principal, Rejection, RejectionCode, State, Verdict,
+    Rejection, RejectionCode, State, Verdict,
 };
 
 fn hostile(config: Value) -> Governor {
@@ -15,7 +15,7 @@ fn hostile(config: Value) -> Governor {
 }
 
 fn subscribe(governor: &mut Governor, room: &str, filter: &str) -> Result<FilterId, Rejection> {
-    let grant = governor.authorize(&Principal::default(), room, Some(filter), Counts::default())?;
+    let grant = governor.authorize(&principal(""), room, Some(filter), Counts::default())?;
     Ok(grant.filter.expect("a filter"))
 }
 
@@ -25,12 +25,12 @@ fn a_failure_affects_one_call() {
     let id = subscribe(&mut governor, "bad:a", "{}").unwrap();
     let mut out = Vec::new();
     for _ in 0..3 {
-        let refusal = governor.check("alice", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
+        let refusal = check(&mut governor, "alice", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
         assert_eq!(
             refusal,
             Rejection { code: RejectionCode::Failed, message: "plugin 'test' failed".into() }
         );
-        assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+        assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
         governor.matches("bad:a", "", b"{}", &[id], &mut out).unwrap();
         assert_eq!(out, [1]);
     }
@@ -42,7 +42,7 @@ fn a_failure_affects_one_call() {
 /// Enough failures, on requests of enough principals, to quarantine the plugin itself.
 fn fail(governor: &mut Governor) {
     for who in ["alice", "bob", "carol", "alice", "bob"] {
-        governor.check(who, "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
+        check(governor, who, "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
     }
 }
 
@@ -51,19 +51,19 @@ fn repeated_failures_quarantine_the_plugin_and_a_successful_call_ends_it() {
     let mut governor = hostile(Value::Null);
     fail(&mut governor);
     let started = Instant::now();
-    let refusal = governor.check("alice", "bad:a", "", b"{}").unwrap_err();
+    let refusal = check(&mut governor, "alice", "bad:a", "", b"{}").unwrap_err();
     assert!(started.elapsed() < Duration::from_millis(5));
     assert!(refusal.message.contains("plugin 'test' is quarantined"), "{refusal}");
     assert!(matches!(governor.stats().status().state, State::Quarantined { .. }));
 
     thread::sleep(Duration::from_millis(1050));
-    assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+    assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     let status = governor.stats().status();
     assert_eq!((status.state, status.refused, status.failures["panic"]), (State::Active, 1, 5));
 }
 
 fn subscribe_as(governor: &mut Governor, who: &str, filter: &str) -> Result<FilterId, Rejection> {
-    let who = Principal { id: who.to_owned(), ..Principal::default() };
+    let who = principal(who);
     let grant = governor.authorize(&who, "bad:a", Some(filter), Counts::default())?;
     Ok(grant.filter.expect("a filter"))
 }
@@ -72,10 +72,10 @@ fn subscribe_as(governor: &mut Governor, who: &str, filter: &str) -> Result<Filt
 fn a_principal_that_makes_a_plugin_fail_is_quarantined_alone() {
     let mut governor = hostile(Value::Null);
     for _ in 0..20 {
-        governor.check("mallory", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
-        assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+        check(&mut governor, "mallory", "bad:a", "", br#"{"do": "panic"}"#).unwrap_err();
+        assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     }
-    let refusal = governor.check("mallory", "bad:a", "", b"{}").unwrap_err();
+    let refusal = check(&mut governor, "mallory", "bad:a", "", b"{}").unwrap_err();
     assert!(refusal.message.contains("principal 'mallory' is quarantined for plugin 'test'"), "{refusal}");
     subscribe_as(&mut governor, "mallory", "{}").unwrap_err();
     let status = governor.stats().status();
@@ -105,8 +105,8 @@ fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
         }
         let status = governor.stats().status();
         assert_eq!((status.state, status.principals_quarantined), (State::Active, 1), "{misdeed}");
-        assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
-        governor.check("mallory", "bad:a", "", b"{}").unwrap_err();
+        assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+        check(&mut governor, "mallory", "bad:a", "", b"{}").unwrap_err();
     }
 }
 
@@ -127,11 +127,11 @@ fn a_message_that_fails_every_filter_counts_against_its_publisher_or_room() {
         }
         assert_eq!(governor.stats().status().state, State::Active);
         for who in ["alice", "bob", "carol", "dora"] {
-            assert_eq!(governor.check(who, "bad:a", "", b"{}"), Ok(Verdict::Pass));
+            assert_eq!(check(&mut governor, who, "bad:a", "", b"{}"), Ok(Verdict::Pass));
         }
         let elsewhere = governor.filter("bad:b", "", b"{}", &ids, Audience::Members(&publisher), &mut bits);
         assert!(elsewhere.is_ok() && (0..4).all(|n| bits.passes(n)));
-        assert_eq!(governor.check("mallory", "bad:a", "", b"{}").is_err(), known);
+        assert_eq!(check(&mut governor, "mallory", "bad:a", "", b"{}").is_err(), known);
     }
 }
 
@@ -262,10 +262,10 @@ fn filters_fail_closed_when_the_plugin_fails() {
 fn failures_can_be_configured_to_allow() {
     let config = json!({ "connect": "panic", "room": "panic", "subscribe": "panic", "publish": "panic" });
     let mut governor = Governor::new(load("hostile", &config), OnFailure::Allow);
-    assert_eq!(governor.connect(&ConnectRequest::default()), Ok(Default::default()));
+    assert_eq!(governor.connect(&ConnectRequest::new(principal(""), "")), Ok(Default::default()));
     assert_eq!(governor.validate("alice", "bad:a"), Ok(None));
-    assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
-    let grant = governor.authorize(&Principal::default(), "bad:a", Some("{}"), Counts::default()).unwrap();
+    assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+    let grant = governor.authorize(&principal(""), "bad:a", Some("{}"), Counts::default()).unwrap();
     assert_eq!(grant.filter, None);
     assert_eq!(governor.stats().status().failures["panic"], 4);
 }
@@ -274,9 +274,9 @@ fn failures_can_be_configured_to_allow() {
 fn the_reason_of_a_reject_is_bounded() {
     let mut governor = hostile(json!({ "connect": "huge", "publish": "refuse" }));
     // Larger than the host copies out of the plugin: a failure, with a message of the host.
-    let refusal = governor.connect(&ConnectRequest::default()).unwrap_err();
+    let refusal = governor.connect(&ConnectRequest::new(principal(""), "")).unwrap_err();
     assert_eq!(refusal.message, "plugin 'test' failed");
-    let refusal = governor.check("alice", "bad:a", "", b"{}").unwrap_err();
+    let refusal = check(&mut governor, "alice", "bad:a", "", b"{}").unwrap_err();
     assert_eq!(refusal, Rejection { code: RejectionCode::Denied, message: "refused as asked".into() });
 }
 
@@ -292,8 +292,7 @@ fn verdicts_on_room_names_are_cached() {
         assert_eq!(governor.validate("alice", "nonsense").unwrap_err().code, RejectionCode::Invalid);
     }
     assert_eq!(governor.stats().status().calls["room.validate"].0, 3);
-    let refusal =
-        governor.authorize(&Principal::default(), "uniswap-v3:ethereum", Some("{}"), Counts::default());
+    let refusal = governor.authorize(&principal(""), "uniswap-v3:ethereum", Some("{}"), Counts::default());
     assert_eq!(refusal.unwrap_err().code, RejectionCode::Invalid);
 }
 
@@ -334,9 +333,9 @@ fn a_swap_moves_all_filters_or_fails() {
 fn a_swap_ends_a_quarantine() {
     let mut governor = hostile(json!({ "publish": "panic" }));
     fail(&mut governor);
-    governor.check("dora", "bad:a", "", b"{}").unwrap_err();
+    check(&mut governor, "dora", "bad:a", "", b"{}").unwrap_err();
     governor.swap(load("hostile", &Value::Null), OnFailure::Deny).unwrap();
-    assert_eq!(governor.check("alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+    assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     assert_eq!(governor.stats().status().state, State::Active);
 }
 
@@ -348,7 +347,7 @@ fn an_instance_whose_memory_has_grown_is_replaced() {
     let id = subscribe(&mut governor, "trades", r#"{"minSize": 1}"#).unwrap();
     let data = format!("\"{}\"", "x".repeat(700_000));
     for _ in 0..3 {
-        assert_eq!(governor.check("alice", "trades", "trade", data.as_bytes()), Ok(Verdict::Pass));
+        assert_eq!(check(&mut governor, "alice", "trades", "trade", data.as_bytes()), Ok(Verdict::Pass));
         assert_eq!(governor.matches("trades", "trade", br#"{"size": "2"}"#, &[id], &mut Vec::new()), Ok(()));
     }
     let status = governor.stats().status();
@@ -382,6 +381,6 @@ fn the_plugin_counts_its_own_calls() {
     let plugin = load("hostile", &Value::Null);
     let mut governor = Governor::new(plugin.clone(), OnFailure::Deny);
     let before = format!("{:?}", plugin.metrics());
-    governor.check("alice", "bad:a", "", b"{}").unwrap();
+    check(&mut governor, "alice", "bad:a", "", b"{}").unwrap();
     assert_ne!(format!("{:?}", plugin.metrics()), before);
 }

@@ -19,8 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{
-    Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Rejection, RejectionCode,
-    Verdict,
+    Budget, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, PublishRequest, Rejection,
+    RejectionCode, Verdict,
 };
 use tracing::dispatcher::{Dispatch, with_default};
 
@@ -162,7 +162,7 @@ impl Trial {
         let plugin = Plugin::load(engine, &name, &bytes, &args.config, budget)?;
         Ok(Self {
             governor: Governor::new(Arc::new(plugin), OnFailure::Deny),
-            principal: Principal { id: args.who.clone(), tier: args.tier.clone(), tags: vec![] },
+            principal: Principal::new(&*args.who, "", &*args.tier),
             filters: args.subscriptions(),
             counts: args.counts.unwrap_or_default(),
             granted: HashMap::new(),
@@ -207,8 +207,8 @@ impl Trial {
         if let Some(time) = message.time {
             self.governor.plugin().drive_clock(time);
         }
-        let principal = self.principal.id.clone();
-        let canonical = self.measure("room", |governor| governor.validate(&principal, &message.room));
+        let principal = self.principal.clone();
+        let canonical = self.measure("room", |governor| governor.validate(&principal.id, &message.room));
         let room = match canonical {
             Ok(canonical) => canonical.unwrap_or_else(|| message.room.clone()),
             Err(refusal) => {
@@ -217,8 +217,8 @@ impl Trial {
             }
         };
         let (event, data) = (message.event.as_deref().unwrap_or_default(), message.data.get());
-        let verdict =
-            self.measure("publish", |governor| governor.check(&principal, &room, event, data.as_bytes()));
+        let request = PublishRequest::new(&principal, &room, event, data.as_bytes());
+        let verdict = self.measure("publish", |governor| governor.check(&request));
         let stored = match &verdict {
             Ok(Verdict::Pass) => Some(data.as_bytes().to_vec()),
             Ok(Verdict::Replace(data)) => Some(data.clone()),

@@ -5,6 +5,7 @@ use crate::failure::CallFailure;
 use crate::filters::{FilterId, FilterTable, Plan};
 use crate::instance::Instance;
 use crate::load::Plugin;
+use crate::state::StateAccess;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,10 +41,11 @@ pub(super) fn slowest_owner<'a>(
 #[expect(clippy::type_complexity, reason = "callers destructure it at once")]
 pub(super) fn instantiate_with_filters(
     plugin: &Plugin,
+    state: StateAccess,
     live: &[(FilterId, &str)],
 ) -> Result<(Instance, Vec<(FilterId, Result<Plan, String>)>), FilterSetupFailure> {
     let failed = |filter, failure| FilterSetupFailure { filter, durations: vec![], failure };
-    let mut instance = plugin.instantiate().map_err(|failure| failed(None, failure))?;
+    let mut instance = plugin.instantiate_with_state(state).map_err(|failure| failed(None, failure))?;
     let (mut plans, mut durations) = (Vec::with_capacity(live.len()), Vec::with_capacity(live.len()));
     let started = Instant::now();
     let budget = plugin.budget().call.saturating_mul(FILTER_SETUP_BUDGETS);
@@ -54,7 +56,7 @@ pub(super) fn instantiate_with_filters(
             let failure = instance.filter_setup_timeout(detail);
             return Err(FilterSetupFailure { filter: None, durations, failure });
         }
-        let plan = instance.compile(id.0, canonical).map_err(|failure| failed(Some(*id), failure))?;
+        let plan = instance.compile("", id.0, canonical).map_err(|failure| failed(Some(*id), failure))?;
         plans.push((*id, plan));
         let now = Instant::now();
         durations.push((*id, now - last));

@@ -5,13 +5,14 @@ use super::{
     body::UnreadBody,
 };
 use crate::{
-    hub::{Proposal, PublishOutcome, PublishPipeline, Publisher},
+    hub::{Policy, Proposal, PublishOutcome, PublishPipeline, Publisher},
     key::Key,
     session::may_publish,
 };
 use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
 use std::sync::Arc;
+use switchyard_plugin::Via;
 use switchyard_process::file::without_bom;
 use switchyard_protocol::{
     ErrorCode, Refusal,
@@ -112,8 +113,9 @@ async fn publish_one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>
     api.services.hub.publish(publisher(api, caller, key), proposal).await
 }
 
-fn publisher<'a>(api: &Api, caller: &'a Caller, key: &'a Key) -> Publisher<'a> {
-    Publisher { keys: api.services.keys.load_full(), share: &caller.share, tier: &key.tier }
+fn publisher<'a>(api: &Api, caller: &'a Caller, key: &Key) -> Publisher<'a> {
+    let (keys, principal) = (api.services.keys.load_full(), Policy::principal(key));
+    Publisher { keys, share: &caller.share, principal, via: Via::Http }
 }
 
 fn decode(body: &[u8]) -> Result<&str, Refusal> {

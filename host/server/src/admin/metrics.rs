@@ -88,8 +88,39 @@ fn write_plugins(api: &Api, text: &mut String) -> std::fmt::Result {
             }
         }
     }
+    write_plugin_state(api, text)?;
     write_states(api, text)
 }
+
+/// What plugins keep beyond their instances and versions.
+fn write_plugin_state(api: &Api, text: &mut String) -> std::fmt::Result {
+    let usage = |slot: &Arc<PluginSlot>| Some((slot.name(), slot.plugin()?.state().usage()));
+    let plugins: Vec<_> = api.rollout.slots().iter().filter_map(usage).collect();
+    for (family, kind, help) in STATE_FAMILIES {
+        let (name, suffix) = (format!("switchyard_{family}"), if kind == "counter" { "_total" } else { "" });
+        writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}")?;
+        if family.ends_with("_bytes") {
+            writeln!(text, "# UNIT {name} bytes")?;
+        }
+        for (plugin, usage) in &plugins {
+            let value = match family {
+                "plugin_state_bytes" => usage.bytes as u64,
+                "plugin_state_entries" => usage.entries as u64,
+                "plugin_state_evictions" => usage.evictions,
+                _ => usage.refusals,
+            };
+            writeln!(text, "{name}{suffix}{{plugin=\"{plugin}\"}} {value}")?;
+        }
+    }
+    Ok(())
+}
+
+const STATE_FAMILIES: [(&str, &str, &str); 4] = [
+    ("plugin_state_bytes", "gauge", "Memory of a plugin's state"),
+    ("plugin_state_entries", "gauge", "Buckets and values in a plugin's state"),
+    ("plugin_state_evictions", "counter", "Entries that were evicted to make room for others"),
+    ("plugin_state_refusals", "counter", "Entries that were not kept because there was no room"),
+];
 
 const FAMILIES: [(&str, &str, &str); 9] = [
     ("plugin_calls", "counter", "Calls of a plugin's hooks"),

@@ -9,8 +9,9 @@ use super::{
     stopping,
 };
 use crate::key::Key;
+use arc_swap::ArcSwap;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, OnceLock,
@@ -33,6 +34,8 @@ pub(super) struct ConnectAuthorizer {
     vitals: VitalTasks,
     /// How many plugins have a connect hook.
     governor_count: Arc<AtomicUsize>,
+    /// The names of the headers that these plugins see.
+    headers: Arc<ArcSwap<Vec<String>>>,
 }
 
 enum AuthorizerRequest {
@@ -50,6 +53,11 @@ impl Hub {
     /// Whether a plugin has a connect hook.
     pub(crate) fn has_connect_hook(&self) -> bool {
         self.connect_authorizer.has_governors()
+    }
+
+    /// The names of the headers that some plugin's connect hook sees, in lower case.
+    pub(crate) fn connect_headers(&self) -> Arc<Vec<String>> {
+        self.connect_authorizer.headers()
     }
 
     /// Does the same as [`authorize_connect`](Self::authorize_connect) for a connection that has no slot yet,
@@ -93,13 +101,14 @@ fn takeover_queue_full(key: &Key, full: QueueFull) -> Refusal {
 
 impl ConnectAuthorizer {
     pub(super) fn new(vitals: VitalTasks) -> Self {
-        Self { requests: OnceLock::new(), vitals, governor_count: Arc::default() }
+        Self { requests: OnceLock::new(), vitals, governor_count: Arc::default(), headers: Arc::default() }
     }
 
     /// Starts the thread. It ends with the last sender.
     fn start_thread(&self) -> io::Result<mpsc::UnboundedSender<AuthorizerRequest>> {
         let (sender, mut requests) = mpsc::unbounded_channel();
         let (mut governors, governor_count) = (ConnectGovernors::default(), self.governor_count.clone());
+        let headers = self.headers.clone();
         let serve = move || {
             while let Some(request) = requests.blocking_recv() {
                 match request {
@@ -110,6 +119,7 @@ impl ConnectAuthorizer {
                     }
                     AuthorizerRequest::Swap(slot, version, reply) => {
                         let swapped = governors.swap(slot, version);
+                        headers.store(Arc::new(governors.headers()));
                         governor_count.store(governors.0.len(), Ordering::Release);
                         reply.send(swapped).ok();
                     }
@@ -124,6 +134,11 @@ impl ConnectAuthorizer {
     /// Whether a plugin has a connect hook.
     pub(super) fn has_governors(&self) -> bool {
         self.governor_count.load(Ordering::Acquire) > 0
+    }
+
+    /// The names of the headers that some plugin sees, in lower case.
+    pub(super) fn headers(&self) -> Arc<Vec<String>> {
+        self.headers.load_full()
     }
 
     /// Asks all plugins that have a connect hook. Returns the narrowest of their limits.
@@ -189,6 +204,11 @@ impl ConnectGovernors {
                 Ok(None)
             }
         }
+    }
+
+    fn headers(&self) -> Vec<String> {
+        let names = self.0.values().flat_map(|(version, _)| version.plugin.headers());
+        names.collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
     fn set_mirror(&mut self, slot: usize, mirror: Option<Mirror>) {

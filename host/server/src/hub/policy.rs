@@ -2,6 +2,7 @@
 //! Does not know members.
 
 use super::{CompiledVersion, command::JoinRequest, conflict, refusals::wire_refusal};
+use crate::key::Key;
 use serde::Deserialize;
 use switchyard_plugin::{Counts, FilterId, Governor, Limits, Mirror, PluginFunction, Principal};
 use switchyard_protocol::{
@@ -154,8 +155,8 @@ impl Policy {
         }
     }
 
-    /// The principal as plugins see it.
-    pub(crate) fn principal(id: &str, tier: &str) -> Principal {
-        Principal { id: id.to_owned(), tier: tier.to_owned(), tags: vec![] }
+    /// The principal of a key as plugins see it.
+    pub(crate) fn principal(key: &Key) -> Principal {
+        Principal::new(key.principal.clone(), key.id.clone(), key.tier.clone())
     }
 }

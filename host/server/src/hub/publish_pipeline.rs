@@ -21,6 +21,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Instant,
 };
+use switchyard_plugin::{Principal, Via};
 use switchyard_process::memory::{MemoryCharge, MemoryKind, MemoryShare, SteppedCharge};
 use switchyard_protocol::{
     ErrorCode, Position, Refusal, reply,
@@ -55,11 +56,11 @@ pub(crate) struct Proposal<'a> {
 /// A message that the room's plugin must check before it is stored.
 pub(crate) struct UncheckedMessage {
     pub room: RoomName,
-    /// The publisher's principal and its tier.
-    pub principal: Arc<str>,
-    pub tier: Arc<str>,
+    pub principal: Principal,
+    pub via: Via,
     pub event: Option<String>,
     pub data: String,
+    pub idempotency_key: Option<String>,
     /// Accounts for the memory of the message while it waits.
     pub charge: MemoryCharge,
 }
@@ -69,9 +70,18 @@ pub(crate) struct CheckedMessage {
     /// The canonical name of the room.
     pub room: RoomName,
     pub event: Option<String>,
-    /// `None` if the plugin discarded the message.
-    pub data: Option<String>,
+    pub outcome: CheckOutcome,
     pub charge: MemoryCharge,
+}
+
+/// What becomes of a message that was checked.
+pub(crate) enum CheckOutcome {
+    /// It is stored with this data.
+    Accepted(String),
+    /// The plugin discarded it.
+    Discarded,
+    /// It is known to be stored at this position: a repetition, about which the plugin was not asked.
+    Repeated(Position),
 }
 
 /// What the store needs in addition to a checked message.
@@ -204,8 +214,17 @@ impl PublishStep {
                 return Poll::Pending;
             }
         };
-        let next = message.and_then(|CheckedMessage { room, event, data, charge: _charge }| {
-            let Some(data) = data else { return Ok(PublishStep::Discarded(room, None)) };
+        let next = message.and_then(|CheckedMessage { room, event, outcome, charge: _charge }| {
+            let data = match outcome {
+                CheckOutcome::Accepted(data) => data,
+                CheckOutcome::Discarded => return Ok(PublishStep::Discarded(room, None)),
+                CheckOutcome::Repeated(Position { epoch, offset }) => {
+                    let room = room.shared();
+                    let published =
+                        reply::Published { room, epoch, offset, duplicate: true, discarded: false };
+                    return Ok(PublishStep::Done(Some(Ok(published))));
+                }
+            };
             let StoreParameters { share, key, keys, shard } = parameters;
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
             let principal = share.principal();
@@ -264,7 +283,7 @@ impl Hub {
         proposal: Proposal<'_>,
         must_wait: bool,
     ) -> Result<PublishStep, Refusal> {
-        let Publisher { keys, share, tier } = publisher;
+        let Publisher { keys, share, principal: who, via } = publisher;
         let Proposal { room, message: Publish { event, data, key, .. }, .. } = proposal;
         let (principal, data) = (share.principal(), data.get());
         self.allowances.take(principal, data.len(), Instant::now())?;
@@ -292,12 +311,12 @@ impl Hub {
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());
         let parameters = StoreParameters { share: share.clone(), key: key.map(Cow::into_owned), keys, shard };
         if !needs_check {
-            let message = CheckedMessage { room, event, data: Some(data), charge };
+            let message = CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge };
             return Ok(PublishStep::Waiting(Some(message), parameters));
         }
         let (reply, checked) = oneshot::channel();
-        let message =
-            UncheckedMessage { room, principal: principal.clone(), tier: tier.clone(), event, data, charge };
+        let idempotency_key = parameters.key.clone();
+        let message = UncheckedMessage { room, principal: who, via, event, data, idempotency_key, charge };
         self.shards[shard].queue.send(ShardCommand::Request(PolicyRequest::Check { message, reply })).ok();
         Ok(PublishStep::Checking(checked, parameters))
     }

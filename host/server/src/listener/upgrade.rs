@@ -15,7 +15,7 @@ use axum::{
     Extension, Router,
     body::Body,
     extract::State,
-    http::{HeaderValue, Request, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, header},
     response::Response,
     routing::any,
 };
@@ -133,7 +133,8 @@ async fn upgrade(
         }
         Err(refusal) => return http::refuse(&refusal),
     };
-    let client = Client { remote, origin, since: tokio::time::Instant::now() };
+    let headers = listed_headers(headers, &hub.connect_headers());
+    let client = Client { remote, origin, headers, since: tokio::time::Instant::now() };
     let peer = Peer { client, presented, rejected, unauthenticated: unauthenticated.clone() };
     let ServerContext { services, draining, tasks, config, handshakes } = context;
     let serving = tasks.clone();
@@ -199,6 +200,15 @@ fn refuse_handshake(error: &HandshakeError) -> Response {
         HandshakeError::HttpVersion(_) | HandshakeError::Header(_) => {}
     }
     response
+}
+
+/// The headers with these names, as far as they are text.
+fn listed_headers(headers: &HeaderMap, names: &[String]) -> Vec<(String, String)> {
+    let value = |name: &String| {
+        let text = headers.get(name)?.to_str().ok()?;
+        Some((name.clone(), text.to_owned()))
+    };
+    names.iter().filter_map(value).collect()
 }
 
 /// Why pages of this origin are rejected, after the upgrade: browsers show pages a close code, but not the

@@ -318,6 +318,7 @@ impl Rollout {
         // From before the activation, so that no quarantine is missed.
         let quarantines = version.plugin.stats().watch_quarantines();
         self.hub.swap(slot.index, version.compiled()).await?;
+        version.plugin.state().set_budget(version.config.budget.state);
         let watched = previous.clone().filter(|_| on_probation && !version.config.probation.is_zero());
         let probation = watched.map(|previous| self.watch(slot, &version, previous, quarantines));
         slot.state().set_active(version, probation);

@@ -5,7 +5,7 @@ use crate::{blocking, hub::cannot_start_thread};
 use bytes::Bytes;
 use std::sync::Arc;
 use switchyard_plugin::{
-    Cache, Compilation, Compiler, Engine, EngineError, Plugin, PluginConfig, VersionError,
+    Cache, Compilation, Compiler, Engine, EngineError, Plugin, PluginConfig, StateTables, VersionError,
 };
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -18,6 +18,8 @@ pub(super) struct VersionCompiler {
     /// Started with the first compilation.
     engine: OnceCell<Engine>,
     vitals: VitalTasks,
+    /// What the versions of each plugin share.
+    states: StateTables,
     cache: Option<Arc<Cache>>,
     compiler: Compiler,
 }
@@ -32,8 +34,13 @@ impl Drop for CancelOnDrop {
 }
 
 impl VersionCompiler {
-    pub(super) fn new(vitals: VitalTasks, cache: Option<Cache>, compiler: Compiler) -> Self {
-        Self { engine: OnceCell::new(), vitals, cache: cache.map(Arc::new), compiler }
+    pub(super) fn new(
+        vitals: VitalTasks,
+        states: StateTables,
+        cache: Option<Cache>,
+        compiler: Compiler,
+    ) -> Self {
+        Self { engine: OnceCell::new(), vitals, states, cache: cache.map(Arc::new), compiler }
     }
 
     /// Verifies and compiles. Dropping the future cancels the compilation.
@@ -50,12 +57,13 @@ impl VersionCompiler {
             }
             error @ EngineError::Runtime(_) => Refusal::invalid(error.to_string()),
         })?;
+        let state = self.states.table(config.name(), config.budget.state);
         let (config, code, signature) = (config.clone(), code.clone(), signature.map(str::to_owned));
         let compilation = CancelOnDrop(Compilation::default());
         let engine = engine.with_compilation(compilation.0.clone());
         let compile = move || config.compile(&engine, &code, signature.as_deref());
         match blocking::run("compiles a plugin", compile).await {
-            Ok(Ok(plugin)) => Ok(Arc::new(plugin)),
+            Ok(Ok(plugin)) => Ok(Arc::new(plugin.with_state(state))),
             Ok(Err(VersionError { reason, is_retryable: true })) => {
                 Err(Refusal::retry(ErrorCode::Overloaded, reason, RETRY_AFTER_MS))
             }

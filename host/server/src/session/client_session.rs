@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     hub::{
-        AckError, Confirmation, Connection, Hub, Permit, Proposal, PublishOutcome, PublishPipeline,
+        AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishOutcome, PublishPipeline,
         Publisher, Registration, ReplayTurns,
     },
     key::{Key, Keys},
@@ -21,6 +21,7 @@ use crate::{
 use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use switchyard_plugin::Via;
 use switchyard_protocol::{ErrorCode, Id, Position, Refusal, reply, request, room::RoomName};
 use switchyard_store::{Members, PageLimit};
 use tokio::task::JoinHandle;
@@ -48,6 +49,8 @@ pub(crate) enum ClientFrame<'a> {
 pub(crate) struct Client {
     pub remote: SocketAddr,
     pub origin: Option<String>,
+    /// The headers of its upgrade that a plugin wants to see, with their names in lower case.
+    pub headers: Vec<(String, String)>,
     /// When its upgrade was answered.
     pub since: tokio::time::Instant,
 }
@@ -114,7 +117,9 @@ impl ClientSession {
             Decision::Subscribe { id, joins } => self.subscribe(id, joins).await,
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
             Decision::Publish { id, room, message } => {
-                let publisher = Publisher { keys, share: &self.connection.share, tier: &self.key.tier };
+                let principal = Policy::principal(&self.key);
+                let publisher =
+                    Publisher { keys, share: &self.connection.share, principal, via: Via::WebSocket };
                 let proposal = Proposal { room, message, bytes };
                 self.publishes.begin(&hub, publisher, proposal, id.map(ToOwned::to_owned));
                 self.answer_ready().await;

@@ -47,6 +47,14 @@ impl Broker for MemoryStore {
         PendingPublish::Ready(Some(Ok(stored)))
     }
 
+    fn find_stored(&self, room: &RoomName, principal: &str, idempotency_key: &str) -> Option<Position> {
+        let find = |log: &mut RoomLog| {
+            let offset = log.find_duplicate((principal, idempotency_key), Instant::now())?;
+            Some(log.position(offset))
+        };
+        self.with_existing_room(room, find).flatten()
+    }
+
     async fn history(
         &self,
         room: &RoomName,

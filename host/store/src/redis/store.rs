@@ -92,6 +92,11 @@ impl Broker for RedisStore {
         self.publish_queue.publish(message)
     }
 
+    /// Only Redis knows: another node may have published the message, and Redis may have lost it since.
+    fn find_stored(&self, _room: &RoomName, _principal: &str, _idempotency_key: &str) -> Option<Position> {
+        None
+    }
+
     async fn history(
         &self,
         room: &RoomName,

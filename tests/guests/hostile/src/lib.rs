@@ -20,7 +20,8 @@ use std::collections::BTreeMap;
 use switchyard_sdk::internal::{Exports, FilterTable, Hook};
 use switchyard_sdk::metrics::{Counter, Metric};
 use switchyard_sdk::{
-    Grant, Limits, Message, Plan, Plugin, Reject, Request, RoomVerdict, Scope, Subscription, Verdict,
+    Grant, Limits, Message, Plan, Plugin, Publication, Reject, Request, RoomVerdict, Scope, Subscription,
+    Verdict,
 };
 
 /// Counts calls of all hooks, so that a test can see whether the host called the plugin at all.
@@ -123,7 +124,8 @@ impl Exports for Hostile {
         Ok(Grant { scope: Scope::Filter(filter), limits: None })
     }
 
-    fn on_publish(&self, _: &str, message: Message<'_>) -> Result<Verdict, Reject> {
+    fn on_publish(&self, publication: &Publication<'_>) -> Result<Verdict, Reject> {
+        let message = publication.message;
         Ok(match self.mode("publish", message.room, message.data, "publish") {
             Some(Mode::Refuse) => return Err(Reject::denied("refused as asked")),
             Some(Mode::Nonsense) => Verdict::Replace(b"{\"not\": json".to_vec()),

@@ -2,7 +2,7 @@
 //! samples of other metrics, and values that no counter and no histogram may have.
 
 use switchyard_sdk::metrics::{Counter, Histogram, Metric};
-use switchyard_sdk::{Message, Plugin, Publish, Reject, Verdict};
+use switchyard_sdk::{Plugin, Publication, Publish, Reject, Verdict};
 
 // A test swaps these two names in the bytes of the file, so that two plugins disagree about their kinds.
 const SHARED_COUNTER: Counter = Counter::new(0, "shared_one");
@@ -42,7 +42,7 @@ impl Plugin for Meters {
 }
 
 impl Publish for Meters {
-    fn publish(&self, _: &str, _: Message<'_>) -> Result<Verdict, Reject> {
+    fn publish(&self, _: &Publication<'_>) -> Result<Verdict, Reject> {
         SHARED_COUNTER.add(1);
         ORDERS.add(u64::MAX);
         [f64::NAN, f64::NEG_INFINITY, f64::INFINITY, -5.0, -f64::MAX, f64::MAX, f64::MAX, 0.5]

@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use switchyard_sdk::{
-    Connect, Deliver, Grant, Limits, Message, Plugin, Publish, Reject, Request, Room, RoomVerdict, Subscribe,
-    Subscription, Verdict,
+    Connect, Deliver, Grant, Limits, Message, Plugin, Publication, Publish, Reject, Request, Room,
+    RoomVerdict, Subscribe, Subscription, Verdict,
 };
 
 /// A benchmark replaces this in the bytes of the file.
@@ -68,8 +68,8 @@ impl Subscribe for Stamp {
 }
 
 impl Publish for Stamp {
-    fn publish(&self, _: &str, message: Message<'_>) -> Result<Verdict, Reject> {
-        message.json::<Event>().map(|_| Verdict::Pass)
+    fn publish(&self, publication: &Publication<'_>) -> Result<Verdict, Reject> {
+        publication.message.json::<Event>().map(|_| Verdict::Pass)
     }
 }
 

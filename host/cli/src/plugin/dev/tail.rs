@@ -44,13 +44,13 @@ fn text(call: &RecordedCall) -> String {
         data.as_ref().map_or_else(String::new, |data| format!("  {}", data.get()))
     };
     let asked = match &call.ask {
-        Question::Connect(request) => request.principal.id.clone(),
+        Question::Connect(request) => request.principal.id.to_string(),
         Question::Room(question) => question.room.clone(),
         Question::Subscribe(question) => {
             format!("{}  {}{}", question.room, question.principal.id, data(&question.filter))
         }
         Question::Publish(question) => {
-            format!("{}  {}{}", question.message.room, question.principal, data(&question.message.data))
+            format!("{}  {}{}", question.message.room, question.principal.id, data(&question.message.data))
         }
         Question::Deliver(question) => {
             let passed = call.answer["passes"].as_array();

@@ -38,16 +38,16 @@ async fn hub() -> Arc<Hub> {
 /// A principal that publishes.
 struct Source {
     share: Arc<MemoryShare>,
-    tier: Arc<str>,
 }
 
 impl Source {
     fn new(hub: &Hub, principal: &str) -> Self {
-        Self { share: hub.memory.share(&principal.into()), tier: "default".into() }
+        Self { share: hub.memory.share(&principal.into()) }
     }
 
     fn publisher(&self) -> Publisher<'_> {
-        Publisher { keys: Arc::default(), share: &self.share, tier: &self.tier }
+        let principal = Principal::new(self.share.principal().clone(), "0123456789abcdef", "default");
+        Publisher { keys: Arc::default(), share: &self.share, principal, via: Via::WebSocket }
     }
 
     async fn publish(&self, hub: &Hub, room: &str, data: &str, key: Option<&str>) -> PublishOutcome {

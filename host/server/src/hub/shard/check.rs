@@ -3,49 +3,61 @@
 
 use super::*;
 use crate::hub::{
-    publish_pipeline::{CheckedMessage, UncheckedMessage},
+    publish_pipeline::{CheckOutcome, CheckedMessage, UncheckedMessage},
     refusals::wire_refusal,
 };
-use switchyard_plugin::{PluginFunction, Verdict};
+use switchyard_plugin::{PluginFunction, PublishRequest, Verdict};
 use switchyard_protocol::ErrorCode;
 
 impl Shard {
     /// Decides whether a message may be published, to which room and with which data. The limits that the
     /// plugin gives to members apply to all publishers.
     pub(super) fn check(&mut self, message: UncheckedMessage) -> Result<CheckedMessage, Refusal> {
-        let UncheckedMessage { room, principal, tier, event, data, mut charge } = message;
+        let UncheckedMessage { room, principal, via, event, data, idempotency_key, mut charge } = message;
         let (routes, index) = (&self.routes, self.index);
-        let room = self.policy.resolve(&principal, &room, |room| routes.shard(room) == index)?;
+        let room = self.policy.resolve(&principal.id, &room, |room| routes.shard(room) == index)?;
         let Policy::Governed(governor) = &mut self.policy else {
-            return Ok(CheckedMessage { room, event, data: Some(data), charge });
+            return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge });
         };
         if governor.plugin().info().hooks.subscribe {
             let now = Instant::now();
-            if !self.quotas.are_known(&principal, &room, now) {
+            if !self.quotas.are_known(&principal.id, &room, now) {
                 let in_room = match self.rooms.get(&room) {
                     Some(RoomEntry::Open(room, _)) => room.len() as u32,
                     Some(RoomEntry::Opening(..)) | None => 0,
                 };
                 // The publisher is treated as a member that is in no other room.
                 let counts = Counts { in_room, ..Counts::default() };
-                let limits = governor.limits(&Policy::principal(&principal, &tier), &room, counts);
+                let limits = governor.limits(&principal, &room, counts);
                 let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
-                self.quotas.set_publisher_limits(&principal, &room, &limits, now);
+                self.quotas.set_publisher_limits(&principal.id, &room, &limits, now);
             }
-            self.quotas.take(&principal, &room, data.len(), now)?;
+            self.quotas.take(&principal.id, &room, data.len(), now)?;
         }
-        let verdict =
-            governor.check(&principal, &room, event.as_deref().unwrap_or_default(), data.as_bytes());
-        let data = match verdict.map_err(|refusal| wire_refusal(PluginFunction::Publish, refusal))? {
-            Verdict::Pass => Some(data),
-            Verdict::Discard => None,
+        let idempotency_key = idempotency_key.as_deref();
+        let repeated =
+            idempotency_key.and_then(|key| self.store.broker.find_stored(&room, &principal.id, key));
+        if let Some(position) = repeated {
+            return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Repeated(position), charge });
+        }
+        let verdict = governor.check(&PublishRequest {
+            principal: &principal,
+            room: &room,
+            event: event.as_deref().unwrap_or_default(),
+            data: data.as_bytes(),
+            via,
+            idempotency_key,
+        });
+        let outcome = match verdict.map_err(|refusal| wire_refusal(PluginFunction::Publish, refusal))? {
+            Verdict::Pass => CheckOutcome::Accepted(data),
+            Verdict::Discard => CheckOutcome::Discarded,
             Verdict::Replace(data) => {
                 let data = valid_replacement(data, governor.name(), &room, self.message_bytes)?;
                 charge.grow(data.len());
-                Some(data)
+                CheckOutcome::Accepted(data)
             }
         };
-        Ok(CheckedMessage { room, event, data, charge })
+        Ok(CheckedMessage { room, event, outcome, charge })
     }
 }
 

@@ -137,7 +137,7 @@ impl Shard {
     fn principal_of(&mut self, request: &PolicyRequest) -> Option<Arc<str>> {
         match request {
             PolicyRequest::Join { request, .. } => Some(request.connection.principal.clone()),
-            PolicyRequest::Check { message, .. } => Some(message.principal.clone()),
+            PolicyRequest::Check { message, .. } => Some(message.principal.id.clone()),
             PolicyRequest::FilterHistory(HistoryFilterRequest { room, seat, .. }) => {
                 self.open_room(room)?.filter_of(*seat).map(|(_, principal)| principal)
             }

@@ -31,13 +31,13 @@ pub(super) enum Connect {
 pub(super) fn guest(version: &str, connect: Connect) -> Bytes {
     let mut types = TypeSection::new();
     let i32s = |count| vec![ValType::I32; count];
-    for parameters in [0, 2, 11, 4] {
+    for parameters in [0, 2, 15, 4] {
         types.ty().function(i32s(parameters), i32s(1));
     }
     let mut functions = FunctionSection::new();
     let mut exports = ExportSection::new();
     let mut code = CodeSection::new();
-    let names = ["lifecycle@0.1.0#describe", "lifecycle@0.1.0#init", "connect@0.1.0#authorize"];
+    let names = ["lifecycle@0.2.0#describe", "lifecycle@0.2.0#init", "connect@0.2.0#authorize"];
     let names = names.map(|name| format!("switchyard:plugin/{name}"));
     let names = names.iter().map(String::as_str).chain(["cabi_realloc"]);
     for (index, (name, answer)) in (0..).zip(names.zip([DESCRIBED, INITIALIZED, LIMITS, ARGUMENTS])) {
@@ -65,7 +65,7 @@ pub(super) fn guest(version: &str, connect: Connect) -> Bytes {
     let (name_at, version_at) = (TEXTS, TEXTS + name.len() as u32);
     let hooks = 1; // connect
     let described =
-        words(&[name_at, name.len() as u32, version_at, version.len() as u32, hooks, 0, 0, 0, 0, 0]);
+        words(&[name_at, name.len() as u32, version_at, version.len() as u32, hooks, 0, 0, 0, 0, 0, 0, 0, 0]);
     let rooms = match connect {
         Connect::LimitRooms(rooms) => rooms,
         Connect::Panic => 0,

@@ -12,7 +12,7 @@ use crate::{
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::{convert::Infallible, path::PathBuf, sync::Arc};
-use switchyard_plugin::{Compiler, ConnectRequest, PluginConfig, Principal};
+use switchyard_plugin::{Compiler, ConnectRequest, PluginConfig, Principal, Via};
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{
     Refusal,
@@ -81,10 +81,9 @@ impl TestNode {
     }
 
     pub(super) async fn connect(&self, who: &str) -> Result<Option<u32>, Refusal> {
-        let principal = Principal { id: who.to_owned(), ..Principal::default() };
-        let remote = "127.0.0.1:1".to_owned();
-        let limits =
-            self.rollout.hub.authorize_connect(ConnectRequest { principal, remote, origin: None }).await;
+        let principal = Principal::new(who, "0123456789abcdef", "default");
+        let request = ConnectRequest::new(principal, "127.0.0.1:1");
+        let limits = self.rollout.hub.authorize_connect(request).await;
         limits.map(|limits| limits.rooms)
     }
 
@@ -95,8 +94,8 @@ impl TestNode {
 
     pub(super) async fn publish(&self) -> Result<(), Refusal> {
         let share = self.rollout.hub.memory.share(&"acme".into());
-        let tier = "default".into();
-        let publisher = Publisher { keys: Default::default(), share: &share, tier: &tier };
+        let principal = Principal::new("acme", "0123456789abcdef", "default");
+        let publisher = Publisher { keys: Default::default(), share: &share, principal, via: Via::WebSocket };
         let room = RoomName::parse("p:a").unwrap();
         let data = RawValue::from_string("1".to_owned()).unwrap();
         let message = Publish { room: "p:a".into(), event: None, data: &data, key: None };

@@ -99,9 +99,10 @@ impl ClientSession {
         connection: &Connection,
     ) -> Result<Admitted, Refusal> {
         let connect_request = || ConnectRequest {
-            principal: Policy::principal(&key.principal, &key.tier),
+            principal: Policy::principal(key),
             remote: client.remote.to_string(),
             origin: client.origin.clone(),
+            headers: client.headers.clone(),
         };
         // The cheapest check comes first: a principal with too many connections costs one call of the store
         // and no call of a plugin.

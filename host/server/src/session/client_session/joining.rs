@@ -85,7 +85,7 @@ impl ClientSession {
         let answer = self.services.hub.join(JoinRequest {
             room: options.room.clone(),
             connection: self.connection.clone(),
-            principal: Policy::principal(&self.key.principal, &self.key.tier),
+            principal: Policy::principal(&self.key),
             filter: options.filter.clone(),
             since: options.since.clone(),
             buffer: is_provisional,
