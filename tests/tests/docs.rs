@@ -27,6 +27,7 @@ const DOCUMENTS: [&str; 20] = [
     "sdk/README.md",
     "plugins/orderbook/README.md",
     "plugins/protocol-rooms/README.md",
+    "plugins/rate-guard/README.md",
     "plugins/threshold-filter/README.md",
     "examples/README.md",
     "examples/c-filter/README.md",

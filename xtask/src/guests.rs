@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn every_guest_is_found() {
         let names = super::guest_names(crate::cargo::root(), &super::FOLDERS).unwrap();
-        for name in ["hostile", "orderbook", "protocol-rooms", "threshold-filter"] {
+        for name in ["hostile", "orderbook", "protocol-rooms", "rate-guard", "threshold-filter"] {
             assert!(names.iter().any(|found| found == name), "{name} is not among {names:?}");
         }
     }
