@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{
-    Budget, ConnectRequest, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, Verdict,
+    Budget, ConnectRequest, Counts, Engine, FilterId, Governor, OnFailure, Plugin, Principal, PublishRequest,
+    Verdict,
 };
 use switchyard_tests::{
     guest,
@@ -45,7 +46,7 @@ pub fn measure() -> Section {
 }
 
 /// Calls it repeatedly, and returns the microseconds per call.
-fn each(mut ask: impl FnMut()) -> f64 {
+pub fn each(mut ask: impl FnMut()) -> f64 {
     const BATCH: u32 = 16;
     let (began, mut count) = (Instant::now(), 0);
     while began.elapsed() < WINDOW {
@@ -71,8 +72,8 @@ impl Bench {
         let plugin = Plugin::load(&engine, "stamp", &file, &Value::Null, Budget::default());
         let mut governor =
             Governor::new(Arc::new(plugin.unwrap_or_else(|error| panic!("{error}"))), OnFailure::Deny);
-        let principal = Principal { id: "acme".into(), tier: "default".into(), tags: vec![] };
-        let from = ConnectRequest { principal, remote: "127.0.0.1:50000".into(), origin: None };
+        let principal = Principal::new("acme", "0123456789abcdef", "default");
+        let from = ConnectRequest::new(principal, "127.0.0.1:50000");
         let join = |n| {
             let filter = format!(r#"{{"g":{n}}}"#);
             governor.authorize(&from.principal, ROOM, Some(&filter), Counts::default())
@@ -108,7 +109,8 @@ impl Bench {
                 self.governor.release(grant.expect("an answer").filter.expect("a filter"), &who.id);
             }
             3 => {
-                let verdict = self.governor.check("acme", ROOM, "trade", data);
+                let request = PublishRequest::new(&self.from.principal, ROOM, "trade", data);
+                let verdict = self.governor.check(&request);
                 assert_eq!(verdict, Ok(Verdict::Pass));
             }
             _ => {

@@ -8,6 +8,7 @@ mod floods;
 mod governed;
 mod hooks;
 mod hostile;
+mod state;
 mod steady;
 mod swaps;
 mod tally;
@@ -24,10 +25,10 @@ const USAGE: &str = "\
 Usage: bench-plugins [--json FILE] [--only SECTION]
 
   --json FILE      also write the figures of the report to FILE, as JSON
-  --only SECTION   run one section: hooks, swaps, hostile, floods or filters
+  --only SECTION   run one section: hooks, state, swaps, hostile, floods or filters
 ";
 
-const SECTIONS: [&str; 5] = ["hooks", "swaps", "hostile", "floods", "filters"];
+const SECTIONS: [&str; 6] = ["hooks", "state", "swaps", "hostile", "floods", "filters"];
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -56,6 +57,10 @@ async fn measure(only: Option<&str>) -> Report {
         match name {
             "hooks" => {
                 let measured = tokio::task::spawn_blocking(hooks::measure).await;
+                sections.push(measured.expect("a measurement without a panic"));
+            }
+            "state" => {
+                let measured = tokio::task::spawn_blocking(state::measure).await;
                 sections.push(measured.expect("a measurement without a panic"));
             }
             "swaps" => sections.push(swaps::measure().await),
