@@ -221,19 +221,23 @@ fn or_reject<T>(answer: Result<T, Rejection>, to_json: impl FnOnce(T) -> Value) 
 
 #[cfg(test)]
 mod tests {
+    use super::super::hook_types::PublishRequest;
     use super::*;
 
     fn publish(data: &str) -> MirroredCall {
-        let message = MirroredMessage::new("prices", "", data.as_bytes());
-        MirroredCall::Publish(message, "acme".into(), Ok(Verdict::Replace(b"{\"a\":1}".to_vec())))
+        let principal = Principal::new("acme", "0123456789abcdef", "pro");
+        let request = PublishRequest::new(&principal, "prices", "", data.as_bytes());
+        let answer = Ok(Verdict::Replace(b"{\"a\":1}".to_vec()));
+        MirroredCall::Publish(Box::new(PublishCall::new(&request, answer)))
     }
 
     #[test]
     fn a_recorded_call_is_one_line_that_can_be_read_back() {
         let data = "{\"b\": 1.50,\r\n \"a\": 1e400}";
         let line = serde_json::to_string(&RecordedCall::new(7, publish(data), true)).unwrap();
-        let expected = "{\"time\":7,\"ask\":{\"publish\":{\"principal\":\"acme\",\"message\":{\"room\":\"prices\",\
-                        \"bytes\":25,\"data\":{\"b\": 1.50,   \"a\": 1e400}}}},\
+        let expected = "{\"time\":7,\"ask\":{\"publish\":{\"principal\":{\"id\":\"acme\",\
+                        \"key_id\":\"0123456789abcdef\",\"tier\":\"pro\",\"tags\":[]},\"via\":\"websocket\",\
+                        \"message\":{\"room\":\"prices\",\"bytes\":25,\"data\":{\"b\": 1.50,   \"a\": 1e400}}}},\
                         \"answer\":{\"data\":{\"a\":1},\"verdict\":\"replace\"}}";
         assert_eq!(line, expected);
         let read: RecordedCall = serde_json::from_str(&line).unwrap();
