@@ -35,7 +35,7 @@ use std::{
 };
 use switchyard_process::lock::LockExt;
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, Semaphore},
     time::Instant,
 };
 
@@ -64,22 +64,11 @@ pub(crate) struct ClusterConnectionCounts {
 
 #[derive(Default)]
 struct State {
-    /// The principals whose count is being written.
-    writing: HashMap<Arc<str>, CountWrite>,
+    /// The principals whose count is being written, and whether it has changed since the write began.
+    writing: HashMap<Arc<str>, bool>,
     /// The principals that are in this node's set of owned entries, and the node name they are listed under.
     listed: HashSet<Arc<str>>,
     listed_under: Arc<String>,
-}
-
-/// The writes of one principal's count, until the newest count is written.
-#[derive(Default)]
-struct CountWrite {
-    /// The count has changed since the last write began.
-    has_changed: bool,
-    /// How many writes have begun.
-    begun: u64,
-    /// The number of the last write that succeeded.
-    confirmed: watch::Sender<u64>,
 }
 
 impl ConnectionSlots for ClusterConnectionCounts {
@@ -214,11 +203,11 @@ impl ClusterConnectionCounts {
     /// Starts writing the count of a principal.
     pub(crate) fn schedule_write(self: &Arc<Self>, principal: &Arc<str>) {
         let mut state = self.state();
-        if let Some(write) = state.writing.get_mut(principal) {
-            write.has_changed = true;
+        if let Some(has_changed) = state.writing.get_mut(principal) {
+            *has_changed = true;
             return;
         }
-        state.writing.insert(principal.clone(), CountWrite::default());
+        state.writing.insert(principal.clone(), false);
         drop(state);
         tokio::spawn(self.clone().write(principal.clone()));
     }
@@ -227,30 +216,21 @@ impl ClusterConnectionCounts {
         let mut delay = COALESCE_DELAY;
         loop {
             tokio::time::sleep(delay).await;
-            {
-                let mut state = self.state();
-                let write = state.writing.entry(principal.clone()).or_default();
-                (write.has_changed, write.begun) = (false, write.begun + 1);
-            }
+            self.state().writing.insert(principal.clone(), false);
             let written = {
                 let _permit = self.write_permits.acquire().await.expect("the semaphore is never closed");
                 self.write_once(&principal).await
             };
             let mut state = self.state();
             match written {
-                Ok(()) => match state.writing.get(&principal) {
-                    Some(write) if write.has_changed => {
-                        write.confirmed.send_replace(write.begun);
-                        delay = COALESCE_DELAY;
+                Ok(()) if state.writing.get(&principal) == Some(&false) => {
+                    state.writing.remove(&principal);
+                    if state.writing.is_empty() {
+                        self.written.notify_waiters();
                     }
-                    _ => {
-                        state.writing.remove(&principal);
-                        if state.writing.is_empty() {
-                            self.written.notify_waiters();
-                        }
-                        return;
-                    }
-                },
+                    return;
+                }
+                Ok(()) => delay = COALESCE_DELAY,
                 Err(error) => {
                     tracing::debug!(%error, "could not write a count of connections; trying again");
                     delay = RETRY_DELAY;
@@ -274,7 +254,7 @@ impl ClusterConnectionCounts {
             state.listed.remove(principal);
             // A connection that was counted meanwhile still took the principal for listed.
             if self.counts.of(principal) > 0 {
-                state.writing.entry(principal.clone()).or_default().has_changed = true;
+                state.writing.insert(principal.clone(), true);
             }
         }
         Ok(())
@@ -297,20 +277,6 @@ impl ClusterConnectionCounts {
             state.listed.insert(principal.clone());
         }
         Ok(())
-    }
-
-    /// Waits until the principal's count, as it is now, is written, but no longer than a client waits for an
-    /// answer.
-    pub(crate) async fn count_written(&self, principal: &str) {
-        let written = {
-            let state = self.state();
-            let Some(write) = state.writing.get(principal) else { return };
-            let next = write.begun + 1;
-            let mut confirmed = write.confirmed.subscribe();
-            // The sender is dropped once the newest count is written.
-            async move { confirmed.wait_for(|number| *number >= next).await.is_ok() }
-        };
-        tokio::time::timeout(RESPONSE_TIMEOUT, written).await.ok();
     }
 
     /// Waits until all counts are written.

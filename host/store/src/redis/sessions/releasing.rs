@@ -83,12 +83,6 @@ impl RedisSessions {
 
 /// Releases a session, and retries until Redis confirms it.
 pub(super) async fn release(sessions: Arc<RedisSessions>, session: Arc<HeldSession>, mode: ReleaseMode) {
-    // Until then, other nodes count the connection. If they could already see that nobody holds the session,
-    // they would refuse to resume it at the limit of connections. As long as it looks held, it can be taken
-    // over without another slot.
-    if mode == ReleaseMode::Detach {
-        sessions.context.connections.count_written(&session.principal).await;
-    }
     let (mut delay, mut result) = (RETRY_DELAY, release_once(&sessions, &session, mode).await);
     while let Err(error) = result {
         tracing::debug!(connection = %session.connection, %error, "could not release a session; trying again");
