@@ -56,6 +56,9 @@ pub enum RoomStatus {
     Unsubscribed,
     /// Nothing has changed; the result has an `error`.
     Rejected,
+    /// The connection had to leave the room, although the client did not ask for it. The result has an `error`
+    /// with the reason. Only in an `unsubscribed` that answers no request.
+    Removed,
     /// A status that this version does not know. The server never writes it.
     #[serde(other)]
     Unknown,

@@ -2,6 +2,7 @@
 
 use super::is_name_char;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A pattern of room names: a name in which `*` ends a part and stands for any rest of that part, or `**`
 /// ends the pattern and stands for any rest at all. `dydx:*` matches `dydx:eth-usd` but not `dydx:a:b`, which
@@ -56,22 +57,43 @@ impl TryFrom<String> for RoomPattern {
 impl RoomPattern {
     /// Whether a room name, which must be valid, matches.
     pub fn matches(&self, room: &str) -> bool {
-        fn rest(pattern: &str, room: &str) -> bool {
-            let Some(star) = pattern.find('*') else { return pattern.eq_ignore_ascii_case(room) };
-            let (literal, after) = (&pattern[..star], &pattern[star + 1..]);
-            if !room.get(..star).is_some_and(|start| start.eq_ignore_ascii_case(literal)) {
-                return false;
-            }
-            let room = &room[star..];
-            if after == "*" {
-                return !room.is_empty() || !(literal.is_empty() || literal.ends_with(':'));
-            }
-            let end = room.find(':').unwrap_or(room.len());
-            // `a:*` would also match `a:`, but that is not a valid name.
-            rest(after, &room[end..])
-        }
-        rest(&self.0, room)
+        matches(&self.0, room)
     }
+
+    /// Whether every room name that the other pattern matches also matches this one.
+    ///
+    /// ```
+    /// use switchyard_protocol::room::RoomPattern;
+    ///
+    /// let pattern = |text: &str| RoomPattern::try_from(text.to_owned()).unwrap();
+    /// assert!(pattern("dydx:**").covers(&pattern("dydx:eth*")));
+    /// assert!(!pattern("dydx:*").covers(&pattern("dydx:**")));
+    /// ```
+    pub fn covers(&self, other: &RoomPattern) -> bool {
+        matches(&self.0, &other.0)
+    }
+}
+
+impl fmt::Display for RoomPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether a pattern matches a room name, or all room names that another pattern matches.
+fn matches(pattern: &str, room: &str) -> bool {
+    let Some(star) = pattern.find('*') else { return pattern.eq_ignore_ascii_case(room) };
+    let (literal, after) = (&pattern[..star], &pattern[star + 1..]);
+    if !room.get(..star).is_some_and(|start| start.eq_ignore_ascii_case(literal)) {
+        return false;
+    }
+    let room = &room[star..];
+    if after == "*" {
+        return !room.is_empty() || !(literal.is_empty() || literal.ends_with(':'));
+    }
+    let end = room.find(':').unwrap_or(room.len());
+    // `a:*` would also match `a:`, but that is not a valid name.
+    !room[..end].ends_with("**") && matches(after, &room[end..])
 }
 
 #[cfg(test)]
@@ -94,5 +116,26 @@ mod tests {
         }
         let error = RoomPattern::try_from("@acme".to_owned()).unwrap_err().to_string();
         assert_eq!(error, "invalid room pattern '@acme'; a plugin cannot govern inboxes");
+    }
+
+    #[test]
+    fn a_pattern_covers_another_if_it_matches_all_of_its_rooms() {
+        let pattern = |text: &str| RoomPattern::try_from(text.to_owned()).unwrap();
+        for (wide, narrow) in [
+            ("**", "**"),
+            ("**", "a:*"),
+            ("a:**", "a:*:c"),
+            ("a:*", "A:b*"),
+            ("a:*", "a:*"),
+            ("*:c", "a*:c"),
+            ("a*", "ab"),
+            ("a**", "a*:b"),
+        ] {
+            assert!(pattern(wide).covers(&pattern(narrow)), "{wide} {narrow}");
+            assert!(wide == narrow || !pattern(narrow).covers(&pattern(wide)), "{narrow} {wide}");
+        }
+        for (one, other) in [("a:*", "a:**"), ("*", "**"), ("a:*", "b:*"), ("a*:b", "*:b"), ("a:*", "a**")] {
+            assert!(!pattern(one).covers(&pattern(other)), "{one} {other}");
+        }
     }
 }
