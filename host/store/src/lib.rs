@@ -1,9 +1,9 @@
-//! What Switchyard remembers: the messages of rooms and their order, sessions and their memberships, API keys
-//! and versions of plugins. Knows neither sockets nor permissions.
+//! What Switchyard remembers: the messages of rooms and their order, sessions and their memberships, API keys,
+//! versions of plugins, and which plugin governs which rooms. Knows neither sockets nor permissions.
 //!
 //! A [`Store`] consists of traits, each about one thing: [`Broker`] (messages), [`SessionStore`],
-//! [`RoomDirectory`] and [`PluginRegistry`], and for a store outside of the process also [`KeyRegistry`] and
-//! [`RemoteStore`]. There are two stores: [`MemoryStore`], for a single node, and [`RedisStore`], which
+//! [`RoomDirectory`], [`PluginRegistry`] and [`GovernanceRegistry`], and for a store outside of the process also
+//! [`KeyRegistry`] and [`RemoteStore`]. There are two stores: [`MemoryStore`], for a single node, and [`RedisStore`], which
 //! several nodes share. Both pass the same suite of tests, `contract`.
 //!
 //! A store reports to its node with [`Event`]s, for example the messages of rooms. They go through the
@@ -18,6 +18,7 @@ mod connection_id;
 #[cfg(test)]
 mod contract;
 mod event;
+mod governance;
 mod history;
 pub mod key;
 mod key_registry;
@@ -44,6 +45,7 @@ mod version_history;
 pub use broker::Broker;
 pub use connection_id::ConnectionId;
 pub use event::{Event, EventFeed};
+pub use governance::{Governance, GovernanceRegistry, GovernedSlot, NodePlugins};
 pub use history::{History, PageLimit, Reader};
 pub use key_registry::KeyRegistry;
 pub use membership::{Join, Membership};

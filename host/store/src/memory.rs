@@ -16,7 +16,7 @@ mod session_store;
 mod sessions;
 mod stripe;
 
-use crate::{EventFeed, Retention, SessionToken, Store, connection_counts::ConnectionCounts};
+use crate::{EventFeed, Governance, Retention, SessionToken, Store, connection_counts::ConnectionCounts};
 use eviction::Eviction;
 use plugins::PluginTable;
 use room_log::RoomLog;
@@ -50,6 +50,7 @@ pub struct MemoryStore {
     stripes: Vec<Mutex<Stripe>>,
     sessions: Mutex<SessionTable>,
     plugins: Mutex<PluginTable>,
+    governance: Mutex<Governance>,
     account: Arc<MemoryAccount>,
     eviction: Eviction,
 }
@@ -77,6 +78,7 @@ impl MemoryStore {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             sessions: Mutex::new(SessionTable::new(retention.session_ttl, account)),
             plugins: Mutex::default(),
+            governance: Mutex::default(),
             account: account.clone(),
             eviction: Eviction::default(),
         });
@@ -184,7 +186,8 @@ impl From<Arc<MemoryStore>> for Store {
             broker: memory.clone(),
             sessions: memory.clone(),
             rooms: memory.clone(),
-            plugins: memory,
+            plugins: memory.clone(),
+            governance: memory,
             keys: None,
             remote: None,
         }

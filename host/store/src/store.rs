@@ -1,7 +1,9 @@
 //! A store as the sum of its parts, each of which is a trait in a file of its own. Does not know how they are
 //! implemented.
 
-use crate::{Broker, KeyRegistry, PluginRegistry, RemoteStore, RoomDirectory, SessionStore};
+use crate::{
+    Broker, GovernanceRegistry, KeyRegistry, PluginRegistry, RemoteStore, RoomDirectory, SessionStore,
+};
 use std::sync::Arc;
 
 /// A store, in memory or elsewhere. A clone is the same store.
@@ -18,6 +20,8 @@ pub struct Store {
     pub rooms: Arc<dyn RoomDirectory>,
     /// Versions of plugins.
     pub plugins: Arc<dyn PluginRegistry>,
+    /// Which plugin governs which rooms.
+    pub governance: Arc<dyn GovernanceRegistry>,
     /// API keys, if the store keeps any.
     pub keys: Option<Arc<dyn KeyRegistry>>,
     /// What only a store outside of this process has.

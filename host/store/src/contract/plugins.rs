@@ -1,7 +1,7 @@
 //! Tests of the plugin registry: changes are made one after another, and lost versions are written again.
 
 use super::Subject;
-use crate::{HistoryChange, VersionHistory, version_history::tests::release};
+use crate::{Governance, HistoryChange, VersionHistory, version_history::tests::release};
 use bytes::Bytes;
 
 pub(super) async fn a_change_of_a_plugin_must_know_the_one_before(s: Subject) {
@@ -51,4 +51,14 @@ pub(super) async fn lost_versions_of_a_plugin_are_restored(s: Subject) {
     assert_eq!(restore(&two, "c", "\0asm c").await, two);
     assert_eq!(code("c").await, Some(bytes("\0asm c")), "missing code is");
     assert!(s.store.plugins.read(Some(&stored.revision)).await.unwrap().is_none(), "no version changed");
+}
+
+pub(super) async fn a_change_of_governance_must_know_the_one_before(s: Subject) {
+    let governance = &s.store.governance;
+    assert_eq!(governance.governance().await.unwrap(), Governance::default());
+    let record = |revision| Governance { revision, ..Governance::default() };
+    assert!(governance.replace_governance(0, &record(1)).await.unwrap());
+    assert!(!governance.replace_governance(0, &record(9)).await.unwrap(), "it does not know about the first");
+    assert!(governance.replace_governance(1, &record(2)).await.unwrap());
+    assert_eq!(governance.governance().await.unwrap(), record(2));
 }

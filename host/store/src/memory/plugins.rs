@@ -1,9 +1,14 @@
-//! The memory store as a plugin registry: versions of plugins and their code, for a single node.
+//! The memory store as a plugin registry: versions of plugins, their code, and what they govern, for a single
+//! node.
 
 use super::MemoryStore;
-use crate::{HistoryChange, PluginRegistry, Revision, StoredPlugins, Unavailable, VersionHistory};
+use crate::{
+    Governance, GovernanceRegistry, HistoryChange, PluginRegistry, Revision, StoredPlugins, Unavailable,
+    VersionHistory,
+};
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
+use switchyard_process::lock::LockExt;
 
 #[derive(Default)]
 pub(super) struct PluginTable {
@@ -103,5 +108,21 @@ impl PluginRegistry for MemoryStore {
 
     async fn reports(&self) -> Result<Vec<(Arc<str>, String)>, Unavailable> {
         Ok(self.plugins().reports())
+    }
+}
+
+#[async_trait::async_trait]
+impl GovernanceRegistry for MemoryStore {
+    async fn governance(&self) -> Result<Governance, Unavailable> {
+        Ok(self.governance.locked().clone())
+    }
+
+    async fn replace_governance(&self, expected: u64, next: &Governance) -> Result<bool, Unavailable> {
+        let mut record = self.governance.locked();
+        if record.revision != expected {
+            return Ok(false);
+        }
+        *record = next.clone();
+        Ok(true)
     }
 }

@@ -160,6 +160,11 @@ impl Names {
         self.key("/plugins", &format!("upload:{sha256}"))
     }
 
+    /// String: which plugin governs which rooms, as JSON.
+    pub(super) fn governance(&self) -> String {
+        self.key("/plugins", "governance")
+    }
+
     /// Hash: by node, the report about its plugins and when it was written.
     pub(super) fn plugins_nodes(&self) -> String {
         self.key("/plugins", "nodes")

@@ -319,6 +319,7 @@ impl From<Arc<RedisStore>> for Store {
             sessions: redis.clone(),
             rooms: redis.clone(),
             plugins: redis.clone(),
+            governance: redis.clone(),
             keys: Some(redis.clone()),
             remote: Some(redis),
         }
@@ -331,7 +332,7 @@ fn is_in_use(room: &RoomSummary) -> bool {
 }
 
 impl RedisStore {
-    fn context(&self) -> &Context {
+    pub(super) fn context(&self) -> &Context {
         &self.leased.context
     }
 

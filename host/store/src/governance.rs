@@ -1,0 +1,243 @@
+//! Which plugin governs which rooms: what all nodes agree on, and how the configurations of several nodes become
+//! one. Knows no versions of plugins.
+
+use crate::Unavailable;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use switchyard_protocol::room::RoomPattern;
+
+/// Where all nodes agree on which plugin governs which rooms.
+#[async_trait::async_trait]
+pub trait GovernanceRegistry: Send + Sync {
+    /// The record. Its revision is 0 if there is none.
+    async fn governance(&self) -> Result<Governance, Unavailable>;
+
+    /// Replaces the record if its revision is `expected`. Returns `false` and does nothing if it is another one.
+    /// After an error, the change may have been made nevertheless; the record tells.
+    async fn replace_governance(&self, expected: u64, next: &Governance) -> Result<bool, Unavailable>;
+}
+
+/// Which plugin governs which rooms. It is stored and replaced as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Governance {
+    /// Increases with each change. 0 if no plugin was ever configured.
+    pub revision: u64,
+    /// The plugins in the order of precedence: the first one with a matching pattern governs a room.
+    pub slots: Vec<GovernedSlot>,
+    /// The plugins after a change that was announced. It takes effect when no node publishes to the rooms
+    /// concerned any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<Vec<GovernedSlot>>,
+}
+
+/// A plugin and the rooms that it governs on all nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GovernedSlot {
+    /// The name of the plugin.
+    pub name: String,
+    /// The rooms that it governs.
+    pub rooms: Vec<RoomPattern>,
+    /// Increases when its rooms or its precedence change.
+    pub generation: u64,
+    /// The nodes that have it in their configuration, with the addresses that operators know them by. A node
+    /// that stops gives its claim up; the claim of a node that dies stays, so that its rooms do not open.
+    pub claimed: BTreeMap<String, String>,
+    /// The live nodes that have read their configuration without it since it was recorded. It is removed when
+    /// all have and nobody claims it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub declined: BTreeSet<String>,
+}
+
+/// The plugins in the configuration of a node.
+#[derive(Clone, Debug)]
+pub struct NodePlugins {
+    /// Identifies the process.
+    pub node: String,
+    /// The address of its admin listener. A claim of a dead node with the same address is given up.
+    pub host: String,
+    /// The names and rooms in the order of precedence.
+    pub plugins: Vec<(String, Vec<RoomPattern>)>,
+}
+
+impl Governance {
+    /// The record after a node has read its configuration. `live` are all nodes. Plugins of other nodes keep
+    /// their places. If rooms change their governor, the change is only announced. A change that was announced
+    /// before must have taken effect.
+    pub fn configure(&self, configured: &NodePlugins, live: &BTreeSet<String>) -> Self {
+        let NodePlugins { node, host, plugins } = configured;
+        let mut slots = self.reordered(plugins);
+        for slot in &mut slots {
+            slot.claimed.retain(|claimer, at| claimer != node && (at != host || live.contains(claimer)));
+            match plugins.iter().any(|(name, _)| *name == slot.name) {
+                true => {
+                    slot.claimed.insert(node.clone(), host.clone());
+                    slot.declined.remove(node);
+                }
+                false => drop(slot.declined.insert(node.clone())),
+            }
+        }
+        self.with_slots(slots, live)
+    }
+
+    /// The record after a node has stopped.
+    pub fn leave(&self, node: &str, live: &BTreeSet<String>) -> Self {
+        let mut slots = self.slots.clone();
+        slots.iter_mut().for_each(|slot| drop(slot.claimed.remove(node)));
+        let live = live.iter().filter(|live| *live != node).cloned().collect();
+        self.with_slots(slots, &live)
+    }
+
+    fn with_slots(&self, mut slots: Vec<GovernedSlot>, live: &BTreeSet<String>) -> Self {
+        slots.iter_mut().for_each(|slot| slot.declined.retain(|declined| live.contains(declined)));
+        // Nobody is left who could say that it is not wanted any more.
+        let is_unwanted = |slot: &GovernedSlot| {
+            slot.claimed.is_empty()
+                && !live.is_empty()
+                && live.iter().all(|node| slot.declined.contains(node))
+        };
+        slots.retain(|slot| !is_unwanted(slot));
+        let is_same = |(slot, before): (&GovernedSlot, &GovernedSlot)| {
+            slot.name == before.name && slot.rooms == before.rooms
+        };
+        let same = slots.iter().zip(&self.slots).take_while(|pair| is_same(*pair)).count();
+        let changes_rooms = same < slots.len().max(self.slots.len());
+        for slot in &mut slots[same..] {
+            slot.generation += 1;
+        }
+        let revision = self.revision + 1;
+        match changes_rooms {
+            true => Self { revision, slots: self.slots.clone(), announced: Some(slots) },
+            false => Self { revision, slots, announced: None },
+        }
+    }
+
+    /// The record after the announced change has taken effect.
+    pub fn complete(&self) -> Self {
+        let slots = self.announced.as_ref().unwrap_or(&self.slots).clone();
+        Self { revision: self.revision + 1, slots, announced: None }
+    }
+
+    /// All slots with the configured rooms. The configured ones are in the configured order, in the places
+    /// that they had; new ones follow the one before them.
+    fn reordered(&self, configured: &[(String, Vec<RoomPattern>)]) -> Vec<GovernedSlot> {
+        let known = |name: &str| self.slots.iter().find(|slot| slot.name == name);
+        let mut known_in_order = configured.iter().filter_map(|(name, _)| known(name).cloned());
+        let mut slots = vec![];
+        for slot in &self.slots {
+            match configured.iter().any(|(name, _)| *name == slot.name) {
+                true => slots.extend(known_in_order.next()),
+                false => slots.push(slot.clone()),
+            }
+        }
+        let place = |slots: &[GovernedSlot], name: &str| slots.iter().position(|slot| slot.name == name);
+        for (n, (name, rooms)) in configured.iter().enumerate() {
+            if let Some(at) = place(&slots, name) {
+                slots[at].rooms.clone_from(rooms);
+                continue;
+            }
+            let before = configured[..n].last().and_then(|(name, _)| place(&slots, name));
+            let after = configured[n..].iter().find_map(|(name, _)| place(&slots, name));
+            let at = before.map(|at| at + 1).or(after).unwrap_or(slots.len());
+            let slot = GovernedSlot {
+                name: name.clone(),
+                rooms: rooms.clone(),
+                generation: 0,
+                claimed: BTreeMap::new(),
+                declined: BTreeSet::new(),
+            };
+            slots.insert(at, slot);
+        }
+        slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn live(nodes: &str) -> BTreeSet<String> {
+        nodes.chars().map(String::from).collect()
+    }
+
+    /// Plugins such as `x=a:* y=b`.
+    fn plugins(text: &str) -> Vec<(String, Vec<RoomPattern>)> {
+        let plugin = |text: &str| {
+            let (name, rooms) = text.split_once('=').unwrap();
+            let rooms = rooms.split(',').map(|room| RoomPattern::try_from(room.to_owned()).unwrap());
+            (name.to_owned(), rooms.collect())
+        };
+        text.split_whitespace().map(plugin).collect()
+    }
+
+    fn shown(slots: &[GovernedSlot]) -> String {
+        let rooms = |slot: &GovernedSlot| {
+            let rooms: Vec<_> = slot.rooms.iter().map(ToString::to_string).collect();
+            format!("{}{}={}", slot.name, slot.generation, rooms.join(","))
+        };
+        slots.iter().map(rooms).collect::<Vec<_>>().join(" ")
+    }
+
+    fn reads(record: &Governance, node: &str, configured: &str, nodes: &str) -> Governance {
+        let (node, host) = (node.to_owned(), format!("{node}:9000"));
+        record.configure(&NodePlugins { node, host, plugins: plugins(configured) }, &live(nodes))
+    }
+
+    /// The record after each node has read its configuration in turn, and every change has taken effect.
+    fn after(steps: &[(&str, &str)], nodes: &str) -> Governance {
+        let read = |record: Governance, (node, configured): &(&str, &str)| {
+            reads(&record, node, configured, nodes).complete()
+        };
+        steps.iter().fold(Governance::default(), read)
+    }
+
+    #[test]
+    fn a_change_of_rooms_is_announced_before_it_takes_effect() {
+        let announced = reads(&Governance::default(), "a", "x=x:*", "ab");
+        assert_eq!((announced.revision, announced.slots.len()), (1, 0));
+        assert_eq!(shown(announced.announced.as_ref().unwrap()), "x1=x:*");
+        let complete = announced.complete();
+        assert_eq!((complete.revision, &*shown(&complete.slots)), (2, "x1=x:*"));
+        let same = reads(&complete, "b", "x=x:*", "ab");
+        assert_eq!((same.announced.is_none(), shown(&same.slots)), (true, shown(&complete.slots)));
+    }
+
+    #[test]
+    fn plugins_of_other_nodes_keep_their_places() {
+        for (steps, expected) in [
+            (&[("a", "x=x y=y"), ("b", "x=x y=y")][..], "x1=x y1=y"),
+            (&[("a", "x=x y=y"), ("b", "z=z")], "x1=x y1=y z1=z"),
+            (&[("a", "x=x y=y"), ("b", "y=y x=x")], "y2=y x2=x"),
+            (&[("a", "x=x y=y"), ("b", "x=x z=z y=y")], "x1=x z1=z y2=y"),
+            (&[("a", "x=x y=y"), ("b", "z=z x=x")], "z1=z x2=x y2=y"),
+            (&[("a", "x=x y=y z=z"), ("b", "z=z x=x")], "z2=z y2=y x2=x"),
+            (&[("a", "x=x y=y"), ("b", "y=other")], "x1=x y2=other"),
+        ] {
+            assert_eq!(shown(&after(steps, "ab").slots), expected, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_plugin_is_removed_when_nobody_claims_it_and_all_live_nodes_read_their_configuration_without_it() {
+        let slots = |steps: &[(&str, &str)], nodes: &str| shown(&after(steps, nodes).slots);
+        assert_eq!(slots(&[("a", "x=x"), ("a", "")], "a"), "");
+        assert_eq!(slots(&[("b", ""), ("a", "x=x"), ("a", "")], "ab"), "x1=x", "b read it before");
+        assert_eq!(slots(&[("a", "x=x"), ("b", ""), ("a", "")], "ab"), "");
+        assert_eq!(
+            slots(&[("a", "x=x"), ("a", ""), ("a", "x=x"), ("b", "")], "ab"),
+            "x1=x",
+            "a has it again"
+        );
+    }
+
+    #[test]
+    fn a_dead_node_opens_nothing_and_one_that_stops_gives_its_claim_up() {
+        let record = after(&[("a", "x=x"), ("b", "")], "ab");
+        assert_eq!(shown(&reads(&record, "b", "", "b").slots), "x1=x", "a is dead");
+        let successor = NodePlugins { node: "c".into(), host: "a:9000".into(), plugins: vec![] };
+        let returned = record.configure(&successor, &live("bc"));
+        assert_eq!(returned.announced, Some(vec![]), "a returned without it");
+        assert_eq!(record.leave("a", &live("ab")).announced, Some(vec![]), "a has stopped");
+        let alone = after(&[("a", "x=x")], "a");
+        assert_eq!(shown(&alone.leave("a", &live("a")).slots), "x1=x", "nobody is left");
+    }
+}
