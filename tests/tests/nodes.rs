@@ -4,6 +4,7 @@ mod clocks;
 mod databases;
 mod death;
 mod epochs;
+mod governance;
 mod growth;
 mod keys;
 mod load;

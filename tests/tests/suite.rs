@@ -13,6 +13,7 @@ mod hot;
 mod keys;
 mod languages;
 mod limits;
+mod live_set;
 mod memory;
 mod nodes;
 mod plugin_state;

@@ -15,17 +15,20 @@ mod publish_pipeline;
 mod quotas;
 mod recent_publishers;
 mod refusals;
+mod removals;
 mod replay;
 pub(crate) mod room;
 mod room_entry;
 mod room_usage;
-mod routes;
+mod router;
 mod sessions;
 mod shard;
 mod slots;
 mod start;
 
-pub(crate) use command::{AckError, JoinAnswer, JoinReceiver, JoinRequest, Joined, Offer, Recovery, Seat};
+pub(crate) use command::{
+    AckError, JoinAnswer, JoinReceiver, JoinRequest, Joined, Offer, Recovery, RemovedSeat, Seat,
+};
 pub(crate) use connections::{
     CONNECTION_BYTES, Connection, Connections, Registration, close_for_drain, close_for_key,
     connection_limit_reached,
@@ -34,21 +37,18 @@ pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
 pub(crate) use publish_pipeline::{Proposal, PublishOutcome, PublishPipeline};
 pub(crate) use replay::{Recovered, Replay, ReplayTurns};
-pub(crate) use slots::{CompiledVersion, SlotConfig};
+pub(crate) use slots::{CompiledVersion, SlotId, SlotRooms};
 pub(crate) use start::HubConfig;
 pub(crate) use switchyard_store::Permit;
 
 use crate::{key::Keys, metrics::Metrics};
 use allowances::Allowances;
-use command::{FilteredHistory, HistoryFilterRequest, PolicyRequest, SeatId, ShardCommand, ShardQueue};
+use command::{FilteredHistory, HistoryFilterRequest, PolicyRequest, SeatId, ShardCommand};
 use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
-use routes::{Route, Routes};
+use router::Router;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
 use switchyard_plugin::{Limits, Principal, Via};
@@ -84,16 +84,19 @@ pub(crate) struct Hub {
     /// The tasks whose failure stops the node.
     pub vitals: VitalTasks,
     ungoverned: Ungoverned,
+    /// Maximum size of the data of a message, in bytes.
+    message_bytes: usize,
     connect_authorizer: ConnectAuthorizer,
     allowances: Allowances,
-    routes: Arc<Routes>,
+    router: Arc<Router>,
+    /// Held while rooms are handed over to other shards.
+    handovers: tokio::sync::Mutex<()>,
     /// Limits concurrent reads of history.
     history_reads: FairSemaphore,
     /// Limits concurrent requests that name many rooms.
     long_requests: FairSemaphore,
     /// Limits concurrent questions to plugins about takeovers.
     takeovers: FairSemaphore,
-    shards: Vec<ShardHandle>,
 }
 
 /// The principal on whose behalf a message is published.
@@ -104,13 +107,6 @@ pub(crate) struct Publisher<'a> {
     /// As plugins see it.
     pub principal: Principal,
     pub via: Via,
-}
-
-/// How the hub reaches a shard.
-struct ShardHandle {
-    queue: ShardQueue,
-    /// Number of messages that wait for the shard.
-    backlog: Arc<AtomicUsize>,
 }
 
 /// The refusal if the system cannot start a thread. `purpose` follows "the thread".
@@ -124,18 +120,22 @@ pub(crate) fn cannot_start_thread(purpose: &str, error: impl std::fmt::Display) 
 
 impl Hub {
     /// The name of the plugin that governs a room.
-    pub(crate) fn governor(&self, room: &RoomName) -> Option<&str> {
-        self.routes.governor(room)
+    pub(crate) fn governor(&self, room: &RoomName) -> Option<Arc<str>> {
+        self.router.governed(room).map(|governed| governed.name.clone())
+    }
+
+    fn is_governed(&self, room: &RoomName) -> bool {
+        self.router.governed(room).is_some()
     }
 
     /// Requests a seat in a room. When this returns, the request is in the shard's queue.
     pub(crate) fn join(&self, request: JoinRequest) -> JoinReceiver {
         let (reply, joined) = oneshot::channel();
-        let Route { shard, governed } = self.routes.find(&request.room);
-        let is_granted: Option<Arc<AtomicBool>> = governed.map(|_| Arc::default());
+        let room = request.room.clone();
+        let is_granted: Option<Arc<AtomicBool>> = self.is_governed(&room).then(Arc::default);
         let receiver = JoinReceiver { reply: joined, is_granted: is_granted.clone() };
         let request = PolicyRequest::Join { request, is_granted, reply };
-        self.shards[shard].queue.send(ShardCommand::Request(request)).ok();
+        self.router.table().owner(&room).queue.send(ShardCommand::Request(request)).ok();
         receiver
     }
 
@@ -161,7 +161,7 @@ impl Hub {
         let (reply, answer) = oneshot::channel();
         let (room, id) = (seat.room.clone(), seat.id);
         let command = ShardCommand::Acknowledge { room, seat: id, epoch, offset, reply };
-        self.shards[seat.shard].queue.send(command).ok();
+        self.router.send(&seat.room, command);
         let position = answer.await.unwrap_or(Err(AckError::Unsent))?;
         self.store.sessions.acknowledge(connection.session_handle(), &seat.room, &position);
         Ok(())
@@ -170,7 +170,6 @@ impl Hub {
     /// Asks the shard which of these messages pass the filter of a seat.
     async fn filter_history(
         &self,
-        shard: usize,
         room: &RoomName,
         seat: SeatId,
         messages: Vec<Arc<Publication>>,
@@ -183,7 +182,7 @@ impl Hub {
             filtered: FilteredHistory::default(),
             reply,
         };
-        self.shards[shard].queue.send(ShardCommand::Request(PolicyRequest::FilterHistory(request))).ok();
+        self.router.send(room, ShardCommand::Request(PolicyRequest::FilterHistory(request)));
         filtered.await.unwrap_or_else(|_| FilteredHistory::failed())
     }
 
@@ -196,16 +195,17 @@ impl Hub {
         since: Option<&Position>,
         limit: PageLimit,
     ) -> Result<reply::HistoryReply, Refusal> {
-        let is_governed = self.routes.governor(&seat.room).is_some();
-        let page = if is_governed { HISTORY_PAGE } else { limit };
         let (mut seen, mut bytes, mut after, mut recovered) = (vec![], 0, since.cloned(), None);
         loop {
+            let page = if self.is_governed(&seat.room) { HISTORY_PAGE } else { limit };
             let history = self
                 .read(principal, &seat.room, after.as_ref(), page, Reader::Member)
                 .await
                 .map_err(unavailable)?;
             let History { newest: Position { epoch, .. }, messages, mut more, whole, .. } = history;
             recovered = recovered.or(since.map(|_| whole));
+            // A plugin may have taken the room over in the meantime.
+            let is_governed = self.is_governed(&seat.room);
             let last = messages.last().map(|message| message.offset).filter(|_| is_governed && more);
             let (messages, lost) = match is_governed {
                 true => self.filter_for_member(seat, messages).await?,
@@ -240,7 +240,7 @@ impl Hub {
         seat: &Seat,
         messages: Vec<Arc<Publication>>,
     ) -> Result<(Vec<Arc<Publication>>, bool), Refusal> {
-        let filtered = self.filter_history(seat.shard, &seat.room, seat.id, messages).await;
+        let filtered = self.filter_history(&seat.room, seat.id, messages).await;
         if filtered.failed {
             let message =
                 format!("the filter of room '{}' could not be evaluated; try again later", &*seat.room);

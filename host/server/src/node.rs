@@ -14,7 +14,7 @@ pub use watcher::{FileReader, ReadError};
 use crate::{
     admin::{AdminListener, Status},
     config::Config,
-    hub::{Hub, HubConfig, SlotConfig, close_for_drain},
+    hub::{Hub, HubConfig, close_for_drain},
     limits::{ClientLimits, FileBudget},
     listener::{self, Tls},
     metrics::Metrics,
@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use switchyard_plugin::{CacheError, PluginConfig};
+use switchyard_plugin::CacheError;
 use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::unix_ms;
 use switchyard_store::{
@@ -40,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 /// How long connections may take to end when the node stops. Together with [`STORE_CLOSE_TIMEOUT`], the node
 /// stops within 10 s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a node that stops tries to give the claims of its plugins up.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the store may take to write its last changes.
 const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause between two attempts to read keys from the store at the start.
@@ -147,7 +149,8 @@ impl Node {
         let cache = reader.run(move || cache.open()).await??;
         let hub = start_hub(&config, admin).await?;
         started_hub.set(hub.clone()).ok();
-        let rollout = Rollout::new(hub.clone(), config.plugins.clone(), cache, config.compiler);
+        let host = admin_host(admin.address);
+        let rollout = Rollout::new(hub.clone(), config.plugins.clone(), cache, config.compiler, host);
         let has_plugin_to_retry = rollout.start(|what| admin.status.set_waiting_for(what)).await;
         let stored = read_stored_keys(&hub, admin).await;
         let keys = merge_keys(&ConfiguredKeys::of(&config), &stored.keys);
@@ -200,7 +203,8 @@ impl Node {
         let (tls, limits, clients) = (tls.clone(), limits.clone(), limits.clients.clone());
         let served = listener::run(server, listener, tls, services.clone(), limits, draining.clone());
         let served = vitals.spawn("the listener for clients", served);
-        let reloading = reload::run(self, admin.status.clone(), admin_host(admin.address));
+        let rollout = self.rollout.clone();
+        let reloading = reload::run(self, admin.status.clone());
         tokio::select! {
             () = vitals.run_forever("reloading files", reloading) => {}
             () = vitals.failed() => {}
@@ -214,6 +218,10 @@ impl Node {
             // Those that have not authenticated, or are being closed, are in no session any more.
             let (connections, sessions) = (clients.len(), hub.connections.len());
             tracing::warn!(connections, sessions, "some connections did not end in time; dropping them");
+        }
+        // A short time only: if the claims stay, the rooms stay closed on nodes without the plugins.
+        if !matches!(tokio::time::timeout(LEAVE_TIMEOUT, rollout.leave_governance()).await, Ok(Ok(()))) {
+            tracing::warn!("the store did not take the claims of this node's plugins back");
         }
         close_store(&hub).await;
         admin.stop().await;
@@ -251,10 +259,7 @@ fn check_vitals(vitals: &VitalTasks) -> Result<(), NodeError> {
 
 async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, NodeError> {
     let memory = MemoryAccount::new(config.memory.limit.bytes());
-    let slot =
-        |plugin: &PluginConfig| SlotConfig { name: plugin.name().to_owned(), rooms: plugin.rooms.clone() };
     let hub = HubConfig {
-        slots: config.plugins.iter().map(slot).collect(),
         ungoverned: config.rooms.ungoverned,
         message_bytes: config.session.message,
         memory: memory.clone(),

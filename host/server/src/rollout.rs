@@ -4,6 +4,8 @@
 
 mod deploy;
 mod follow;
+mod governance;
+mod plugin_set;
 mod probation;
 mod rollback;
 mod shadow;
@@ -19,6 +21,8 @@ pub(crate) use slot::PluginSlot;
 pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};
 
 use crate::hub::Hub;
+use arc_swap::ArcSwap;
+use governance::GovernanceState;
 use std::sync::Arc;
 use switchyard_plugin::{Cache, Compiler, Plugin, PluginConfig, StateTables};
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -34,49 +38,69 @@ const MAX_CHANGE_ATTEMPTS: usize = 20;
 /// The plugins of a node, with their versions.
 pub(crate) struct Rollout {
     hub: Arc<Hub>,
-    /// In the order of the configuration, like the slots of the hub.
-    slots: Vec<Arc<PluginSlot>>,
+    /// In the order of precedence: the first plugin with a matching pattern governs a room.
+    slots: ArcSwap<Vec<Arc<PluginSlot>>>,
+    /// Held while plugins are added and removed, or their rooms change.
+    set_lock: tokio::sync::Mutex<()>,
+    governance: GovernanceState,
     compiler: VersionCompiler,
 }
 
 impl Rollout {
-    /// Takes the plugins in the order of the hub's slots. No version is active until [`start`](Self::start).
+    /// Makes a slot for each plugin. They govern no rooms until [`start`](Self::start). `host` is the address of
+    /// the admin listener.
     pub(crate) fn new(
         hub: Arc<Hub>,
         plugins: Vec<PluginConfig>,
         cache: Option<Cache>,
         compiler: Compiler,
+        host: String,
     ) -> Arc<Self> {
-        let slots = plugins.into_iter().enumerate().map(|(index, config)| PluginSlot::new(index, config));
-        let slots = slots.map(Arc::new).collect();
+        let slots = plugins.into_iter().map(|config| PluginSlot::new(hub.add_slot(config.name()), config));
+        let slots = ArcSwap::from_pointee(slots.map(Arc::new).collect());
         let states = StateTables::new(hub.memory.clone());
         let compiler = VersionCompiler::new(hub.vitals.clone(), states, cache, compiler);
-        Arc::new(Self { hub, slots, compiler })
+        let governance = GovernanceState::new(host);
+        Arc::new(Self { hub, slots, set_lock: Default::default(), governance, compiler })
     }
 
-    /// The plugins in the order of the configuration.
-    pub(crate) fn slots(&self) -> &[Arc<PluginSlot>] {
-        &self.slots
+    /// The plugins in the order of precedence.
+    pub(crate) fn slots(&self) -> Arc<Vec<Arc<PluginSlot>>> {
+        self.slots.load_full()
     }
 
     /// The plugin with this name in the configuration.
-    pub(crate) fn slot(&self, name: &str) -> Result<&Arc<PluginSlot>, Refusal> {
-        self.slots.iter().find(|slot| slot.has_name(name)).ok_or_else(|| {
+    pub(crate) fn slot(&self, name: &str) -> Result<Arc<PluginSlot>, Refusal> {
+        self.slots.load().iter().find(|slot| slot.has_name(name)).cloned().ok_or_else(|| {
             let message = format!("no plugin '{}' is configured here", name.escape_debug());
             Refusal::new(ErrorCode::NotFound, message)
         })
     }
 
-    /// What this node reports about its plugins to other nodes. `host` is the address of its admin listener.
-    pub(crate) fn report(&self, host: &str) -> NodeReport {
-        let plugins = self.slots.iter().map(|slot| (slot.name(), slot.report())).collect();
-        NodeReport { host: host.to_owned(), plugins }
+    /// What this node reports about its plugins to other nodes.
+    pub(crate) fn report(&self) -> NodeReport {
+        let plugins = self.slots.load().iter().map(|slot| (slot.name(), slot.report())).collect();
+        let (host, instance) = (self.governance.host().to_owned(), self.governance.node().to_owned());
+        NodeReport { host, instance, governance: self.governance.confirmed(), plugins }
     }
 
     /// Where the versions of plugins are stored, for all nodes.
     pub(crate) fn registry(&self) -> &dyn PluginRegistry {
         &*self.hub.store.plugins
     }
+}
+
+/// Writes the audit line if a plugin was added, or its rooms have changed.
+fn log_set_change(slot: &Arc<PluginSlot>, before: &[Arc<PluginSlot>], config: &PluginConfig) {
+    let rooms: Vec<_> = config.rooms.iter().map(ToString::to_string).collect();
+    let rooms = rooms.join(" ");
+    let is_new = !before.iter().any(|known| Arc::ptr_eq(known, slot));
+    let what = match (is_new, slot.config.load().rooms == config.rooms) {
+        (true, _) => "plugin added",
+        (false, false) => "rooms of the plugin changed",
+        (false, true) => return,
+    };
+    tracing::info!(target: AUDIT_TARGET, plugin = slot.name(), rooms, "{what}");
 }
 
 /// Writes the audit line of an activation.

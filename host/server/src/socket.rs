@@ -148,8 +148,8 @@ async fn read(socket: &mut ServerSocket, transport: &Transport, session: &mut Cl
             None => tokio::select! {
                 biased;
                 received = socket.next() => received,
-                answer = session.next_answer() => {
-                    without_reading(transport, Box::pin(session.answer(answer))).await;
+                event = session.next_event() => {
+                    without_reading(transport, Box::pin(session.handle_event(event))).await;
                     continue;
                 }
             },

@@ -140,7 +140,8 @@ const FAMILIES: [(&str, &str, &str); 9] = [
 
 /// The state of each plugin: 1 for the current state, 0 for the others.
 fn write_states(api: &Api, text: &mut String) -> std::fmt::Result {
-    let plugins = || api.rollout.slots().iter().map(|slot| (slot.name(), slot.plugin_state()));
+    let slots = api.rollout.slots();
+    let plugins = || slots.iter().map(|slot| (slot.name(), slot.plugin_state()));
     writeln!(text, "# HELP switchyard_plugin_state 1 for the current state of a plugin, 0 for the others.")?;
     writeln!(text, "# TYPE switchyard_plugin_state gauge")?;
     for (plugin, current) in plugins() {
@@ -149,6 +150,12 @@ fn write_states(api: &Api, text: &mut String) -> std::fmt::Result {
             writeln!(text, "switchyard_plugin_state{{plugin=\"{plugin}\",state=\"{state}\"}} {value}")?;
         }
     }
+    writeln!(
+        text,
+        "# HELP switchyard_governance_drift Plugins that this node lacks or that govern other rooms than it has configured."
+    )?;
+    writeln!(text, "# TYPE switchyard_governance_drift gauge")?;
+    writeln!(text, "switchyard_governance_drift {}", api.rollout.governance_drift().len())?;
     writeln!(
         text,
         "# HELP switchyard_plugin_active 1 while the plugin is called, 0 while it is loading, quarantined or failed."

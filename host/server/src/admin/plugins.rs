@@ -60,7 +60,7 @@ pub(super) async fn show(
 ) -> ApiResult<PluginDetails> {
     caller.require(Scope::Admin, "see plugins")?;
     let slot = api.rollout.slot(&name?.0)?;
-    Ok(Json(details(slot, &read_reports(&api).await)))
+    Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
 /// The JSON Schemas of the active version.
@@ -99,7 +99,7 @@ pub(super) async fn load(
     let (code, signature) = (body.clone(), signature(&headers));
     let deployment = Deployment { code, signature, source: ActivationSource::Load, by };
     let slot = api.rollout.load(&name?.0, deployment).await?;
-    Ok(Json(details(slot, &read_reports(&api).await)))
+    Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
 fn signature(headers: &HeaderMap) -> Option<String> {
@@ -125,7 +125,7 @@ pub(super) async fn rollback(
     let key = caller.require(Scope::Admin, "roll plugins back")?;
     let by = Some(key.principal.to_string());
     let slot = api.rollout.rollback(&name?.0, caller.query()?.to.clone(), by).await?;
-    Ok(Json(details(slot, &read_reports(&api).await)))
+    Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
 /// Starts the Wasm in the body as a candidate.
@@ -139,8 +139,8 @@ pub(super) async fn start_shadow(
     let key = caller.require(Scope::Admin, "start candidates")?;
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let slot = api.rollout.start_shadow(&name?.0, body.clone(), signature(&headers)).await?;
-    log_audit(&key.principal, slot, "candidate started");
-    Ok(Json(details(slot, &read_reports(&api).await)))
+    log_audit(&key.principal, &slot, "candidate started");
+    Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
 pub(super) async fn stop_shadow(
@@ -150,8 +150,8 @@ pub(super) async fn stop_shadow(
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "drop candidates")?;
     let slot = api.rollout.stop_shadow(&name?.0).await?;
-    log_audit(&key.principal, slot, "candidate dropped");
-    Ok(Json(details(slot, &read_reports(&api).await)))
+    log_audit(&key.principal, &slot, "candidate dropped");
+    Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
 /// Compares the candidate with the active version.
@@ -175,7 +175,7 @@ pub(super) async fn promote(
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "promote candidates")?;
     let slot = api.rollout.promote(&name?.0, Some(key.principal.to_string())).await?;
-    Ok(Json(details(slot, &read_reports(&api).await)))
+    Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
 /// Writes an audit line. Activations write theirs in `rollout`.

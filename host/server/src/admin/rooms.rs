@@ -37,7 +37,7 @@ pub(super) struct RoomList {
 
 fn view(api: &Api, summary: RoomSummary) -> RoomView {
     let name = RoomName::parse(&summary.room).ok();
-    let governor = name.and_then(|name| api.services.hub.governor(&name).map(str::to_owned));
+    let governor = name.and_then(|name| api.services.hub.governor(&name).map(|name| name.to_string()));
     RoomView { summary, governor }
 }
 

@@ -31,7 +31,8 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplayState {
     Running,
-    /// The room's epoch changed since the log was read. Nothing more is sent before it is read again.
+    /// The room's epoch or its governor changed since the log was read. Nothing more is sent before it is read
+    /// again.
     EpochChanged,
     /// The seat is gone, or was replaced by another one.
     Stopped,
@@ -81,6 +82,14 @@ impl Progress {
             _ if *state.position.epoch == *epoch => ReplayState::Running,
             _ => ReplayState::EpochChanged,
         };
+    }
+
+    /// The log has to be read again before anything more is sent.
+    fn read_again(&self) {
+        let mut state = self.lock();
+        if state.replay == ReplayState::Running {
+            state.replay = ReplayState::EpochChanged;
+        }
     }
 
     /// From here on the replay sends nothing more.
@@ -150,6 +159,15 @@ impl CatchUp {
     pub(super) fn skip_to(&mut self, position: &Position) {
         self.restart(position.offset);
         self.progress.epoch_changed(&position.epoch);
+    }
+
+    /// Continues with another filter. What was buffered passed another one, so the replay reads it from
+    /// history again, and what the replay is about to send as well.
+    pub(super) fn restart_with(&mut self, filter: Option<FilterId>) {
+        self.filter = filter;
+        self.restart(self.buffered_after);
+        self.has_overflowed = true;
+        self.progress.read_again();
     }
 
     /// Starts to buffer messages after an offset.

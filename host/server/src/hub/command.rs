@@ -4,16 +4,19 @@ use super::{
     CompiledVersion, Connection,
     catch_up::Progress,
     publish_pipeline::{CheckedMessage, UncheckedMessage},
+    room::Room,
+    router::{Owners, Router, ShardId},
     stopping, store_unavailable,
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 use switchyard_plugin::{FilterId, Mirror, Principal};
+use switchyard_process::memory::MemoryCharge;
 use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{ConnectionId, Event};
 use tokio::{
@@ -33,6 +36,8 @@ pub(crate) enum ShardCommand {
         room: RoomName,
         connection: Arc<Connection>,
         filter: Option<FilterId>,
+        /// As the client wrote it.
+        filter_text: Option<Arc<str>>,
         since: Option<Position>,
         reply: oneshot::Sender<Joined>,
     },
@@ -73,10 +78,37 @@ pub(crate) enum ShardCommand {
     },
     /// Starts or stops copying all calls and answers to a candidate.
     Mirror(Option<Mirror>),
+    /// The owners of rooms have changed: hands over the rooms that this shard has lost. Replies when it has
+    /// all rooms that it was given.
+    HandOver {
+        handover: Arc<Handover>,
+        reply: oneshot::Sender<()>,
+    },
+    /// Takes the rooms over that another shard has lost to this one.
+    Adopt {
+        from: ShardId,
+        rooms: Vec<HandedRoom>,
+    },
     /// Tasks have written the delayed connections of the flush queue.
     Written,
     /// An event of the store.
     Store(Event),
+}
+
+/// A change of the owners of rooms.
+pub(crate) struct Handover {
+    pub previous: Arc<Owners>,
+    pub next: Arc<Owners>,
+    /// The shards that may lose rooms. Each of them sends [`ShardCommand::Adopt`] to all others, perhaps without
+    /// rooms.
+    pub sources: BTreeSet<ShardId>,
+}
+
+/// An open room that is handed over, with its members.
+pub(crate) struct HandedRoom {
+    pub name: RoomName,
+    pub room: Box<Room>,
+    pub charge: MemoryCharge,
 }
 
 /// A request that may call the plugin. In a governed shard, principals take turns with these.
@@ -94,6 +126,15 @@ pub(crate) enum PolicyRequest {
 }
 
 impl PolicyRequest {
+    /// The name of the room, as the client wrote it.
+    pub(super) fn room(&self) -> &RoomName {
+        match self {
+            Self::Join { request, .. } => &request.room,
+            Self::Check { message, .. } => &message.room,
+            Self::FilterHistory(request) => &request.room,
+        }
+    }
+
     /// Whether nobody waits for the reply any more.
     pub(super) fn is_abandoned(&self) -> bool {
         match self {
@@ -102,6 +143,13 @@ impl PolicyRequest {
             Self::FilterHistory(request) => request.reply.is_closed(),
         }
     }
+}
+
+/// A member that had to leave a room.
+pub(crate) struct RemovedSeat {
+    pub room: RoomName,
+    pub seat: SeatId,
+    pub reason: Refusal,
 }
 
 /// Identifies a connection's membership in a room. A later membership of the same connection has another
@@ -169,6 +217,7 @@ pub(crate) struct Offer {
     /// The room's newest position when the offer was made.
     pub position: Position,
     filter: Option<FilterId>,
+    filter_text: Option<Arc<str>>,
     principal: Arc<str>,
     queue: Option<ShardQueue>,
 }
@@ -177,15 +226,16 @@ impl Offer {
     pub(crate) fn new(
         room: RoomName,
         position: Position,
-        filter: Option<FilterId>,
+        (filter, filter_text): (Option<FilterId>, Option<Arc<str>>),
         principal: Arc<str>,
         queue: ShardQueue,
     ) -> Self {
-        Self { room, position, filter, principal, queue: Some(queue) }
+        Self { room, position, filter, filter_text, principal, queue: Some(queue) }
     }
 
     /// Accepts the offer. From here on, messages are buffered until the member finishes catching up, so that
-    /// the client can be told first. `None` if the node is stopping.
+    /// the client can be told first. `None` if the room was handed over to another shard in the meantime, or
+    /// the node is stopping.
     pub(crate) async fn accept(
         mut self,
         connection: Arc<Connection>,
@@ -193,8 +243,8 @@ impl Offer {
     ) -> Option<Joined> {
         let queue = self.queue.take()?;
         let (reply, joined) = oneshot::channel();
-        let (room, filter) = (self.room.clone(), self.filter.take());
-        queue.send(ShardCommand::Accept { room, connection, filter, since, reply }).ok()?;
+        let (room, filter, filter_text) = (self.room.clone(), self.filter.take(), self.filter_text.take());
+        queue.send(ShardCommand::Accept { room, connection, filter, filter_text, since, reply }).ok()?;
         joined.await.ok()
     }
 }
@@ -216,8 +266,6 @@ pub(crate) struct Joined {
     pub recovery: Recovery,
     /// How far the member has got, if it has to catch up. Messages are buffered for it meanwhile.
     pub progress: Option<Progress>,
-    /// Whether replayed messages have to be filtered.
-    pub filtered: bool,
 }
 
 /// What a member has missed.
@@ -284,35 +332,39 @@ pub(crate) enum AckError {
 }
 
 /// A connection's membership in a room. Dropping it leaves the room.
-#[derive(Debug)]
 pub(crate) struct Seat {
     pub room: RoomName,
     pub id: SeatId,
-    pub(super) shard: usize,
-    queue: Option<ShardQueue>,
+    router: Option<Arc<Router>>,
 }
 
 impl Seat {
-    pub(crate) fn new(room: RoomName, id: SeatId, shard: usize, queue: ShardQueue) -> Self {
-        Self { room, id, shard, queue: Some(queue) }
+    pub(super) fn new(room: RoomName, id: SeatId, router: Arc<Router>) -> Self {
+        Self { room, id, router: Some(router) }
     }
 
     /// Leaves the room. When this returns, the room enqueues nothing more. The caller must have stopped any
     /// replay.
     pub(crate) async fn leave(mut self) {
-        let Some(queue) = self.queue.take() else { return };
+        let Some(router) = self.router.take() else { return };
         let (reply, left) = oneshot::channel();
         let command = ShardCommand::Leave { room: self.room.clone(), seat: self.id, reply: Some(reply) };
-        if queue.send(command).is_ok() {
-            left.await.ok();
-        }
+        router.send(&self.room, command);
+        left.await.ok();
+    }
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seat").field("room", &self.room).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            queue.send(ShardCommand::Leave { room: self.room.clone(), seat: self.id, reply: None }).ok();
+        if let Some(router) = self.router.take() {
+            let command = ShardCommand::Leave { room: self.room.clone(), seat: self.id, reply: None };
+            router.send(&self.room, command);
         }
     }
 }

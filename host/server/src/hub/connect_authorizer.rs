@@ -5,7 +5,7 @@ use super::{
     Hub, cannot_start_thread, conflict,
     fair_semaphore::{QueueFull, QueueLimits},
     refusals::wire_refusal,
-    slots::CompiledVersion,
+    slots::{CompiledVersion, SlotId},
     stopping,
 };
 use crate::key::Key;
@@ -41,13 +41,13 @@ pub(super) struct ConnectAuthorizer {
 enum AuthorizerRequest {
     Authorize(ConnectRequest, oneshot::Sender<Result<Limits, Refusal>>),
     /// Activates a version in a slot, or none. The answer is the version that was active in it.
-    Swap(usize, Option<CompiledVersion>, oneshot::Sender<Result<Option<CompiledVersion>, SwapError>>),
-    Mirror(usize, Option<Mirror>),
+    Swap(SlotId, Option<CompiledVersion>, oneshot::Sender<Result<Option<CompiledVersion>, SwapError>>),
+    Mirror(SlotId, Option<Mirror>),
 }
 
 /// The governors of the plugins that have a connect hook, by slot.
 #[derive(Default)]
-struct ConnectGovernors(BTreeMap<usize, (CompiledVersion, Governor)>);
+struct ConnectGovernors(BTreeMap<SlotId, (CompiledVersion, Governor)>);
 
 impl Hub {
     /// Whether a plugin has a connect hook.
@@ -156,7 +156,7 @@ impl ConnectAuthorizer {
     /// without a connect hook counts as none.
     pub(super) async fn swap(
         &self,
-        slot: usize,
+        slot: SlotId,
         version: Option<CompiledVersion>,
     ) -> Result<Option<CompiledVersion>, Refusal> {
         let version = version.filter(|version| version.plugin.info().hooks.connect);
@@ -177,7 +177,7 @@ impl ConnectAuthorizer {
         swapped.map_err(|error| conflict(error.to_string()))
     }
 
-    pub(super) fn set_mirror(&self, slot: usize, mirror: Option<Mirror>) {
+    pub(super) fn set_mirror(&self, slot: SlotId, mirror: Option<Mirror>) {
         if let Some(requests) = self.requests.get() {
             requests.send(AuthorizerRequest::Mirror(slot, mirror)).ok();
         }
@@ -187,7 +187,7 @@ impl ConnectAuthorizer {
 impl ConnectGovernors {
     fn swap(
         &mut self,
-        slot: usize,
+        slot: SlotId,
         version: Option<CompiledVersion>,
     ) -> Result<Option<CompiledVersion>, SwapError> {
         let Some(version) = version else {
@@ -211,7 +211,7 @@ impl ConnectGovernors {
         names.collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
-    fn set_mirror(&mut self, slot: usize, mirror: Option<Mirror>) {
+    fn set_mirror(&mut self, slot: SlotId, mirror: Option<Mirror>) {
         if let Some((_, governor)) = self.0.get_mut(&slot) {
             governor.set_mirror(mirror);
         }

@@ -1,7 +1,7 @@
 //! The live connections of this node: finding them by id, and closing them when their key no longer allows
 //! them. Does not accept connections.
 
-use super::{Hub, pings::Pings, unavailable};
+use super::{Hub, RemovedSeat, pings::Pings, removals::Removals, unavailable};
 use crate::{
     key::{Key, Keys},
     outbox::{Outbox, Pipe},
@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     pub session: OnceLock<SessionToken>,
     pub key: Digest,
     pub principal: Arc<str>,
+    pub key_id: Arc<str>,
+    pub tier: Arc<str>,
     /// The principal's share of the memory account.
     pub share: Arc<MemoryShare>,
     pub remote: SocketAddr,
@@ -45,6 +47,7 @@ pub(crate) struct Connection {
     /// Bytes that are buffered for it in all rooms in which it catches up.
     pub buffered_bytes: AtomicUsize,
     pub pings: Pings,
+    pub removals: Removals,
 }
 
 /// All authenticated connections of this node.
@@ -198,6 +201,11 @@ impl Connection {
         }
     }
 
+    /// Tells the session that the connection is not in a room any more.
+    pub(super) fn remove_seat(&self, removed: RemovedSeat) {
+        self.removals.push(removed);
+    }
+
     /// Sends a ping whose answer confirms that the client is alive.
     pub(crate) fn probe(&self) {
         let nonce = self.pings.probe();
@@ -223,6 +231,8 @@ impl Connection {
             session: OnceLock::new(),
             key: key.digest,
             principal: key.principal.clone(),
+            key_id: key.id.clone(),
+            tier: key.tier.clone(),
             remote,
             since: unix_ms(),
             rooms: AtomicU32::new(0),
@@ -230,6 +240,7 @@ impl Connection {
             outbox,
             buffered_bytes: AtomicUsize::new(0),
             pings: Pings::default(),
+            removals: Removals::default(),
         })
     }
 
@@ -242,6 +253,8 @@ impl Connection {
             session: OnceLock::new(),
             key: Digest::of("k"),
             principal: "acme".into(),
+            key_id: "0123456789abcdef".into(),
+            tier: "default".into(),
             remote: ([127, 0, 0, 1], 1).into(),
             since: 0,
             rooms: AtomicU32::new(0),
@@ -250,6 +263,7 @@ impl Connection {
             share,
             buffered_bytes: AtomicUsize::new(0),
             pings: Pings::default(),
+            removals: Removals::default(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Who may do what in the rooms of one shard: the built-in policy of ungoverned rooms, or that of a plugin.
 //! Does not know members.
 
-use super::{CompiledVersion, command::JoinRequest, conflict, refusals::wire_refusal};
+use super::{CompiledVersion, conflict, refusals::wire_refusal};
 use crate::key::Key;
 use serde::Deserialize;
 use switchyard_plugin::{Counts, FilterId, Governor, Limits, Mirror, PluginFunction, Principal};
@@ -28,7 +28,27 @@ pub(crate) enum Policy {
     /// A plugin decides.
     Governed(Box<Governor>),
     /// No version of the plugin is active, so the rooms are closed.
-    Failed { plugin: String },
+    Closed { plugin: String, reason: ClosedReason },
+}
+
+/// Why no version of a plugin is active.
+#[derive(Clone, Copy)]
+pub(crate) enum ClosedReason {
+    /// It could not be loaded, or is being loaded.
+    NotLoaded,
+    /// Only other nodes have it.
+    Absent,
+}
+
+impl ClosedReason {
+    fn explain(self, plugin: &str) -> String {
+        match self {
+            Self::NotLoaded => format!("its plugin '{plugin}' could not be loaded"),
+            Self::Absent => {
+                format!("it is governed elsewhere, by plugin '{plugin}', which this node does not have")
+            }
+        }
+    }
 }
 
 /// Permission to join a room.
@@ -48,27 +68,28 @@ pub(super) fn ungoverned_closed(room: &RoomName) -> Refusal {
 }
 
 impl Policy {
-    /// Decides whether a connection may join a room. `governs` says whether this shard's plugin governs a
-    /// canonical name.
+    /// Decides whether a connection may join a room. `filter` is what the client wrote. `governs` says whether
+    /// this shard's plugin governs a canonical name.
     pub(crate) fn admit(
         &mut self,
-        request: &JoinRequest,
+        room: &RoomName,
+        principal: &Principal,
+        filter: Option<&str>,
         counts: impl FnOnce(&RoomName) -> Counts,
         governs: impl FnOnce(&RoomName) -> bool,
     ) -> Result<Admission, Refusal> {
-        if request.room.kind() != RoomKind::Ordinary {
-            return Ok(Admission { room: request.room.clone(), filter: None, limits: Limits::default() });
+        if room.kind() != RoomKind::Ordinary {
+            return Ok(Admission { room: room.clone(), filter: None, limits: Limits::default() });
         }
-        let room = self.resolve(&request.principal.id, &request.room, governs)?;
+        let room = self.resolve(&principal.id, room, governs)?;
         let Policy::Governed(governor) = self else {
-            if request.filter.is_some() {
+            if filter.is_some() {
                 let message = format!("room '{}' has no plugin, so it supports no filters", &*room);
                 return Err(Refusal::new(ErrorCode::FilterInvalid, message));
             }
             return Ok(Admission { room, filter: None, limits: Limits::default() });
         };
         let counts = counts(&room);
-        let (principal, filter) = (&request.principal, request.filter.as_deref());
         let grant = governor.authorize(principal, &room, filter, counts);
         let grant = grant.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
         if let Some(max) = grant.limits.rooms
@@ -95,9 +116,8 @@ impl Policy {
             Policy::Governed(governor) => governor,
             Policy::Ungoverned(Ungoverned::Open) => return Ok(room.clone()),
             Policy::Ungoverned(Ungoverned::Closed) => return Err(ungoverned_closed(room)),
-            Policy::Failed { plugin } => {
-                let message =
-                    format!("room '{}' is closed: its plugin '{plugin}' could not be loaded", &**room);
+            Policy::Closed { plugin, reason } => {
+                let message = format!("room '{}' is closed: {}", &**room, reason.explain(plugin));
                 return Err(Refusal::new(ErrorCode::PluginFailed, message));
             }
         };
@@ -133,7 +153,7 @@ impl Policy {
             Policy::Governed(governor) => {
                 governor.swap(plugin, on_failure).map_err(|error| conflict(error.to_string()))?
             }
-            Policy::Failed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
+            Policy::Closed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
             Policy::Ungoverned(_) => return Err(conflict("these rooms have no plugin".to_owned())),
         }
         Ok(())
@@ -144,7 +164,7 @@ impl Policy {
     pub(super) fn wants_publishes(&self) -> bool {
         match self {
             Policy::Ungoverned(_) => false,
-            Policy::Failed { .. } => true,
+            Policy::Closed { .. } => true,
             Policy::Governed(governor) => governor.wants_publishes(),
         }
     }

@@ -3,11 +3,11 @@
 //! each room, and so have their answers. Knows no frames.
 
 use super::{
-    Hub, MAX_SHARD_BACKLOG, Publisher, Ungoverned,
+    Hub, Publisher, Ungoverned,
     command::{PolicyRequest, ShardCommand},
     memory_exhausted, policy,
     recent_publishers::Note,
-    routes::{GovernedRooms, Route},
+    router::{GovernedRooms, PublishPermit, PublishRoute, changing_governor},
     stopping, unavailable,
 };
 use crate::key::Keys;
@@ -17,7 +17,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -90,8 +90,17 @@ struct StoreParameters {
     /// The idempotency key.
     key: Option<String>,
     keys: Arc<Keys>,
-    /// The shard that governs the room.
-    shard: usize,
+    /// Taken when the message is passed to the store.
+    route: Option<PublishRoute>,
+}
+
+/// A message that the store has not confirmed yet.
+struct StoringMessage {
+    room: RoomName,
+    pending: PendingPublish,
+    /// Who publishes it, for the plugin of the room.
+    note: Option<(Arc<GovernedRooms>, Note)>,
+    _permit: PublishPermit,
 }
 
 /// How far a message has come.
@@ -100,7 +109,7 @@ enum PublishStep {
     Checking(oneshot::Receiver<Result<CheckedMessage, Refusal>>, StoreParameters),
     /// It needs no check, but waits for earlier messages that do.
     Waiting(Option<CheckedMessage>, StoreParameters),
-    Storing(RoomName, PendingPublish, Option<Note>),
+    Storing(StoringMessage),
     /// The plugin discarded it. Once all earlier messages are stored, the store is asked for the room's
     /// newest offset.
     Discarded(RoomName, Option<AbortOnDropHandle<PublishOutcome>>),
@@ -177,7 +186,8 @@ impl<T> PublishPipeline<T> {
         self.next(hub).now_or_never().flatten()
     }
 
-    fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, PublishOutcome)>> {
+    /// [`next`](Self::next), for one poll.
+    pub(crate) fn poll_next(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<Option<(T, PublishOutcome)>> {
         while let Some(message) = self.messages.get_mut(self.checked) {
             let Poll::Ready(next) = message.step.poll_checked(hub, cx) else { break };
             message.step = next;
@@ -210,7 +220,7 @@ impl PublishStep {
             PublishStep::Waiting(message, parameters) => {
                 (Ok(message.take().expect("polled once")), parameters)
             }
-            PublishStep::Storing(..) | PublishStep::Discarded(..) | PublishStep::Done(_) => {
+            PublishStep::Storing(_) | PublishStep::Discarded(..) | PublishStep::Done(_) => {
                 return Poll::Pending;
             }
         };
@@ -225,12 +235,17 @@ impl PublishStep {
                     return Ok(PublishStep::Done(Some(Ok(published))));
                 }
             };
-            let StoreParameters { share, key, keys, shard } = parameters;
+            let StoreParameters { share, key, keys, route } = parameters;
+            let route = route.take().expect("polled once");
+            // The plugin took so long that the room has another owner by now.
+            if hub.router.owner(&room) != route.shard {
+                return Err(changing_governor(&room));
+            }
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
             let principal = share.principal();
             let message =
                 Message { room: &room, event, data: &data, principal, idempotency_key: key, needs_member };
-            hub.store(message, share, *shard)
+            hub.store(message, share, route)
         });
         Poll::Ready(next.unwrap_or_else(PublishStep::refused))
     }
@@ -243,13 +258,13 @@ impl PublishStep {
                 Pin::new(newest).poll(cx).map(|newest| newest.unwrap_or_else(|_| Err(stopping())))
             }
             PublishStep::Done(published) => Poll::Ready(published.take().expect("polled once")),
-            PublishStep::Storing(room, storing, note) => {
-                let stored = ready!(Pin::new(storing).poll(cx));
+            PublishStep::Storing(StoringMessage { room, pending, note, .. }) => {
+                let stored = ready!(Pin::new(pending).poll(cx));
                 let is_delivered = matches!(&stored, Ok(Some(stored)) if !stored.duplicate);
-                if let Some(note) = note
+                if let Some((governed, note)) = note
                     && !is_delivered
                 {
-                    hub.routes.forget(note);
+                    governed.publishers.forget(note);
                 }
                 let Some(stored) = stored.map_err(unavailable)? else {
                     return Poll::Ready(Err(no_such_inbox(room)));
@@ -287,29 +302,27 @@ impl Hub {
         let Proposal { room, message: Publish { event, data, key, .. }, .. } = proposal;
         let (principal, data) = (share.principal(), data.get());
         self.allowances.take(principal, data.len(), Instant::now())?;
-        let Route { shard, governed } = self.routes.find(&room);
-        if self.shards[shard].backlog.load(Ordering::Relaxed) >= MAX_SHARD_BACKLOG {
-            let message = format!(
-                "room '{}' has {MAX_SHARD_BACKLOG} messages waiting to be delivered; slow down",
-                &*room
-            );
-            return Err(Refusal::retry(ErrorCode::Overloaded, message, 1000));
-        }
-        if governed.is_none() && self.ungoverned == Ungoverned::Closed && room.kind() == RoomKind::Ordinary {
+        let route = self.router.publish_route(&room)?;
+        if route.governed.is_none()
+            && self.ungoverned == Ungoverned::Closed
+            && room.kind() == RoomKind::Ordinary
+        {
             return Err(policy::ungoverned_closed(&room));
         }
-        let needs_check = governed.is_some_and(GovernedRooms::wants_publishes);
+        let needs_check = route.governed.as_ref().is_some_and(|governed| governed.wants_publishes());
         if !needs_check && !must_wait {
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(&keys, &room));
             return self.store(
                 Message { room: &room, event, data, principal, idempotency_key: key, needs_member },
                 share,
-                shard,
+                route,
             );
         }
         let charge = share.charge(MemoryKind::Publishes, data.len() + IN_FLIGHT_OVERHEAD);
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());
-        let parameters = StoreParameters { share: share.clone(), key: key.map(Cow::into_owned), keys, shard };
+        let shard = route.shard;
+        let (share, key, route) = (share.clone(), key.map(Cow::into_owned), Some(route));
+        let parameters = StoreParameters { share: share.clone(), key, keys, route };
         if !needs_check {
             let message = CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge };
             return Ok(PublishStep::Waiting(Some(message), parameters));
@@ -317,18 +330,30 @@ impl Hub {
         let (reply, checked) = oneshot::channel();
         let idempotency_key = parameters.key.clone();
         let message = UncheckedMessage { room, principal: who, via, event, data, idempotency_key, charge };
-        self.shards[shard].queue.send(ShardCommand::Request(PolicyRequest::Check { message, reply })).ok();
+        if let Some(shard) = self.router.table().shard(shard) {
+            shard.queue.send(ShardCommand::Request(PolicyRequest::Check { message, reply })).ok();
+        }
         Ok(PublishStep::Checking(checked, parameters))
     }
 
-    /// Passes a message to the store. `shard` is the shard of its room.
-    fn store(&self, message: Message<'_>, share: &MemoryShare, shard: usize) -> Result<PublishStep, Refusal> {
+    /// Passes a message to the store.
+    fn store(
+        &self,
+        message: Message<'_>,
+        share: &MemoryShare,
+        route: PublishRoute,
+    ) -> Result<PublishStep, Refusal> {
         if !self.store.broker.has_capacity_for(share) {
             return Err(memory_exhausted("messages"));
         }
         // Before the message is passed to the store, because it may be delivered before the store answers.
-        let note = self.routes.note(shard, &message);
-        Ok(PublishStep::Storing(message.room.clone(), self.store.broker.publish(message), note))
+        let PublishRoute { governed, permit, .. } = route;
+        let note = governed.map(|governed| {
+            let note = governed.publishers.note(&message, Instant::now());
+            (governed, note)
+        });
+        let (room, pending) = (message.room.clone(), self.store.broker.publish(message));
+        Ok(PublishStep::Storing(StoringMessage { room, pending, note, _permit: permit }))
     }
 
     /// The answer to a message that the plugin discarded.

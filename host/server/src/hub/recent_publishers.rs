@@ -57,22 +57,20 @@ struct NotedMessage {
 
 /// Identifies a message that was noted, so that it can be forgotten.
 pub(super) struct Note {
-    /// The shard of the message's room.
-    pub shard: usize,
     principal: Arc<str>,
     serial: u64,
 }
 
 impl RecentPublishers {
-    /// Notes a message that is about to be stored. `shard` is that of its room.
-    pub(super) fn note(&self, message: &Message<'_>, shard: usize, now: Instant) -> Note {
+    /// Notes a message that is about to be stored.
+    pub(super) fn note(&self, message: &Message<'_>, now: Instant) -> Note {
         let hash = self.hash(message.room, message.event, message.data);
         let mut periods = self.lock();
         periods.advance(now);
         periods.next_serial += 1;
         let serial = periods.next_serial;
         periods.current.push(message.principal, NotedMessage { serial, hash });
-        Note { shard, principal: message.principal.clone(), serial }
+        Note { principal: message.principal.clone(), serial }
     }
 
     /// Forgets a message that is not delivered after all.
@@ -165,7 +163,7 @@ mod tests {
             idempotency_key: None,
             needs_member: false,
         };
-        publishers.note(&message, 0, now)
+        publishers.note(&message, now)
     }
 
     fn found(publishers: &RecentPublishers, data: &str) -> Option<String> {

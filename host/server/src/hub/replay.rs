@@ -24,8 +24,6 @@ pub(crate) struct Replay {
     connection: Arc<Connection>,
     room: RoomName,
     seat: SeatId,
-    shard: usize,
-    filtered: bool,
     progress: Progress,
     /// The position that the member has to reach before the room can take it live. It has the same epoch as
     /// `progress`, unless `lost`.
@@ -65,8 +63,6 @@ impl Replay {
             connection: connection.clone(),
             room: joined.seat.room.clone(),
             seat: joined.seat.id,
-            shard: joined.seat.shard,
-            filtered: joined.filtered,
             progress: progress.clone(),
             target: joined.position.clone(),
             lost: false,
@@ -154,7 +150,7 @@ impl Replay {
         if lost {
             hub.metrics.gaps.inc();
         }
-        hub.shards[self.shard].queue.send(ShardCommand::FinishCatchUp { room, seat, upto, lost, reply }).ok();
+        hub.router.send(&self.room, ShardCommand::FinishCatchUp { room, seat, upto, lost, reply });
         outcome.await.unwrap_or(CatchUpOutcome::Gone)
     }
 
@@ -180,8 +176,9 @@ impl Replay {
         let mut messages = page.messages;
         messages.retain(|message| message.offset <= self.target.offset);
         let last = messages.last().map_or(self.target.offset, |last| last.offset);
-        let filtered = match self.filtered {
-            true => hub.filter_history(self.shard, &self.room, self.seat, messages).await,
+        // A plugin may have taken the room over since the last page.
+        let filtered = match hub.is_governed(&self.room) {
+            true => hub.filter_history(&self.room, self.seat, messages).await,
             false => FilteredHistory { passed: messages, ..FilteredHistory::default() },
         };
         for message in filtered.passed {

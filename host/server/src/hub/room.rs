@@ -2,6 +2,9 @@
 //! and no clock.
 
 mod epoch;
+mod handover;
+
+pub(crate) use handover::MemberToJudge;
 
 use super::{
     Connection,
@@ -26,6 +29,8 @@ pub(crate) struct Room {
     group_of: HashMap<FilterId, usize>,
     seats: HashMap<ConnectionId, SeatEntry>,
     catching_up: HashMap<ConnectionId, CatchUp>,
+    /// The filters of members as the clients wrote them, so that another governor can judge them.
+    filter_texts: HashMap<ConnectionId, Arc<str>>,
     next_serial: u64,
     pub pace: MessagePace,
 }
@@ -81,6 +86,7 @@ impl Room {
             group_of: HashMap::new(),
             seats: HashMap::new(),
             catching_up: HashMap::new(),
+            filter_texts: HashMap::new(),
             next_serial: 0,
             pace: MessagePace::default(),
         }

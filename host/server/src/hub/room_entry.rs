@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 pub(super) enum RoomEntry {
     /// The store has not said yet at which position the room is. Meanwhile, joins wait.
     Opening(Vec<WaitingJoin>, MemoryCharge),
-    Open(Box<Room>, #[expect(dead_code, reason = "it is charged until it is dropped")] MemoryCharge),
+    Open(Box<Room>, MemoryCharge),
 }
 
 /// A request for a seat in an open room, which the policy has admitted.
@@ -20,6 +20,8 @@ pub(super) struct SeatRequest {
     pub room: RoomName,
     pub connection: Arc<Connection>,
     pub filter: Option<FilterId>,
+    /// As the client wrote it.
+    pub filter_text: Option<Arc<str>>,
     pub since: Option<Position>,
     pub buffer: bool,
 }

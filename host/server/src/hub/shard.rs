@@ -2,26 +2,29 @@
 //! order of the shard's queue. It waits neither for a socket nor for the store.
 
 mod check;
+mod filter_texts;
 mod governed;
+mod handover;
+mod membership;
 
 use super::{
     command::*,
     flush::FlushQueue,
-    memory_exhausted,
     policy::Policy,
     quotas::Quotas,
     room::{Delivered, NewSeat, Room, Verdicts},
     room_entry::{RoomEntry, SeatRequest, WaitingJoin},
     room_usage::RoomUsage,
-    routes::Routes,
-    store_unavailable,
+    router::{GovernedRooms, Router, ShardId},
 };
 use crate::metrics::Metrics;
+use filter_texts::FilterTexts;
+use handover::Arrivals;
 use std::time::{Duration, Instant};
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -40,11 +43,14 @@ const COMMAND_BATCH_SIZE: usize = 64;
 
 /// The rooms of one plugin, or some of the rooms without a plugin.
 pub(super) struct Shard {
-    pub(super) index: usize,
-    /// The shard's own queue. Weak, so that the shard ends when neither the hub nor a seat uses it any more.
+    pub(super) id: ShardId,
+    /// The shard's own queue. Weak, so that the shard ends when the router does not use it any more.
     pub(super) queue: mpsc::WeakUnboundedSender<ShardCommand>,
     pub(super) policy: Policy,
-    pub(super) routes: Arc<Routes>,
+    /// What publishers see. `None` for rooms without a plugin.
+    pub(super) governed: Option<Arc<GovernedRooms>>,
+    /// Weak, so that the shard ends with the hub.
+    pub(super) router: Weak<Router>,
     pub(super) store: Store,
     pub(super) metrics: Metrics,
     /// Number of messages that wait for this shard.
@@ -59,6 +65,8 @@ pub(super) struct Shard {
     /// Reused for each message.
     pub(super) scratch: Scratch,
     pub(super) flush: FlushQueue,
+    pub(super) filter_texts: FilterTexts,
+    pub(super) arrivals: Arrivals,
 }
 
 /// Buffers for the evaluation of filters.
@@ -68,19 +76,11 @@ pub(super) struct Scratch {
     results: FilterResults,
 }
 
-/// The approximate memory of a membership, in the room and in the session.
-const SEAT_BYTES: usize = 500;
-
-/// The approximate memory of a room without its members, in the shard and in the store's subscription.
-fn room_bytes(room: &RoomName) -> usize {
-    1024 + room.len()
-}
-
 impl Shard {
     pub(super) async fn run(self, commands: mpsc::UnboundedReceiver<ShardCommand>) {
         match self.policy {
             Policy::Ungoverned(_) => self.run_in_order(commands).await,
-            Policy::Governed(_) | Policy::Failed { .. } => self.run_in_turns(commands).await,
+            Policy::Governed(_) | Policy::Closed { .. } => self.run_in_turns(commands).await,
         }
     }
 
@@ -96,20 +96,31 @@ impl Shard {
             if taken == Some(0) {
                 return;
             }
-            batch.drain(..).for_each(|command| self.handle(command));
+            batch.drain(..).for_each(|command| self.handle_in_order(command));
             self.flush.write(Instant::now(), &self.queue);
             tokio::task::yield_now().await;
         }
     }
 
+    /// Handles a command, and then what had to wait for it.
+    pub(super) fn handle_in_order(&mut self, command: ShardCommand) {
+        self.handle(command);
+        while let Some(command) = self.arrivals.next_released() {
+            self.handle(command);
+        }
+    }
+
     /// Tells publishers whether this shard must check messages before they are stored.
     fn update_publishers(&self) {
-        if let Some(governed) = self.routes.governed(self.index) {
+        if let Some(governed) = &self.governed {
             governed.set_wants_publishes(self.policy.wants_publishes());
         }
     }
 
-    pub(super) fn handle(&mut self, command: ShardCommand) {
+    /// Handles a command. If it is about a room that another shard has not handed over yet, it is handled after
+    /// that.
+    fn handle(&mut self, command: ShardCommand) {
+        let Some(command) = self.arrivals.defer(command) else { return };
         match command {
             ShardCommand::Store(Event::Published(message)) => {
                 self.backlog.fetch_sub(1, Ordering::Relaxed);
@@ -125,8 +136,8 @@ impl Shard {
             }
             ShardCommand::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
             ShardCommand::Request(request) => drop(self.answer(request, None)),
-            ShardCommand::Accept { room, connection, filter, since, reply } => {
-                let request = SeatRequest { room, connection, filter, since, buffer: true };
+            ShardCommand::Accept { room, connection, filter, filter_text, since, reply } => {
+                let request = SeatRequest { room, connection, filter, filter_text, since, buffer: true };
                 self.take_seat(request, |joined| drop(reply.send(joined)));
             }
             ShardCommand::Decline { filter, principal } => self.policy.release(Some(filter), &principal),
@@ -151,6 +162,8 @@ impl Shard {
                 reply.send(swapped).ok();
             }
             ShardCommand::Mirror(mirror) => self.policy.set_mirror(mirror),
+            ShardCommand::HandOver { handover, reply } => self.hand_over(&handover, reply),
+            ShardCommand::Adopt { from, rooms } => self.adopt(from, rooms),
             ShardCommand::Written => self.flush.written(Instant::now()),
         }
     }
@@ -160,6 +173,7 @@ impl Shard {
         if request.is_abandoned() {
             return None;
         }
+        let request = self.keep_own(request)?;
         match request {
             PolicyRequest::Join { request, is_granted, reply } => self.join(request, is_granted, reply),
             PolicyRequest::Check { message, reply } => drop(reply.send(self.check(message))),
@@ -177,147 +191,12 @@ impl Shard {
         }
     }
 
-    fn join(
-        &mut self,
-        request: JoinRequest,
-        is_granted: Option<Arc<AtomicBool>>,
-        reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
-    ) {
-        let (rooms, usage, routes, index) = (&self.rooms, &self.room_usage, &self.routes, self.index);
-        let connection = &request.connection;
-        let counts = |room: &RoomName| {
-            let (of_connection, of_principal) = usage.other_rooms(room, connection.id, &connection.principal);
-            let in_room = match rooms.get(room) {
-                Some(RoomEntry::Open(room, _)) => room.len() as u32,
-                Some(RoomEntry::Opening(waiting, _)) => waiting.len() as u32,
-                None => 0,
-            };
-            Counts { of_connection, of_principal, in_room }
-        };
-        let admission = match self.policy.admit(&request, counts, |room| routes.shard(room) == index) {
-            Ok(admission) => admission,
-            Err(refusal) => return drop(reply.send(Err(refusal))),
-        };
-        if let Some(is_granted) = is_granted {
-            is_granted.store(true, Ordering::Relaxed);
-        }
-        if matches!(self.policy, Policy::Governed(_)) {
-            let principal = &request.connection.principal;
-            self.quotas.set_member_limits(principal, &admission.room, &admission.limits, Instant::now());
-        }
-        if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
-            && let Some(room) = self.open_room(&admission.room)
-            && room.has_member(request.connection.id)
-        {
-            let (position, principal) = (room.position().clone(), request.connection.principal.clone());
-            let offer = Offer::new(admission.room, position, admission.filter, principal, queue);
-            return drop(reply.send(Ok(JoinAnswer::Offered(offer))));
-        }
-        let share = &request.connection.share;
-        if !self.store.broker.has_capacity_for(share) || !share.may_grow() {
-            self.policy.release(admission.filter, &request.connection.principal);
-            return drop(reply.send(Err(memory_exhausted("rooms"))));
-        }
-        if matches!(self.policy, Policy::Governed(_)) {
-            self.room_usage.add(&admission.room, request.connection.id, &request.connection.principal);
-        }
-        let JoinRequest { connection, since, buffer, .. } = request;
-        let request =
-            SeatRequest { room: admission.room, connection, filter: admission.filter, since, buffer };
-        match self.rooms.get_mut(&request.room) {
-            Some(RoomEntry::Open(..)) => {
-                self.take_seat(request, |joined| drop(reply.send(Ok(JoinAnswer::Joined(joined)))))
-            }
-            // The connection is joining the room under another name of it.
-            Some(RoomEntry::Opening(others, _))
-                if matches!(self.policy, Policy::Governed(_))
-                    && others.iter().any(|other| other.is_of(&request.connection)) =>
-            {
-                self.policy.release(request.filter, &request.connection.principal);
-                let message = format!("this connection is joining room '{}' already", &*request.room);
-                reply.send(Err(Refusal::invalid(message))).ok();
-            }
-            Some(RoomEntry::Opening(others, _)) => others.push(WaitingJoin { request, reply }),
-            None => {
-                let room = request.room.clone();
-                let charge = request.connection.share.charge(MemoryKind::Rooms, room_bytes(&room));
-                let waiting = vec![WaitingJoin { request, reply }];
-                self.rooms.insert(room.clone(), RoomEntry::Opening(waiting, charge));
-                self.metrics.rooms.inc();
-                self.store.broker.subscribe(&room);
-            }
-        }
-    }
-
-    /// The store has subscribed to a room, or has done so again.
-    fn open(&mut self, name: &str, position: Position) {
-        let Some((name, entry)) = self.rooms.remove_entry(name) else { return };
-        let (waiting, charge) = match entry {
-            RoomEntry::Opening(waiting, charge) => (waiting, charge),
-            RoomEntry::Open(..) => return drop(self.rooms.insert(name, entry)),
-        };
-        self.rooms.insert(name.clone(), RoomEntry::Open(Box::new(Room::new(name, position)), charge));
-        for WaitingJoin { request, reply } in waiting {
-            self.take_seat(request, |joined| drop(reply.send(Ok(JoinAnswer::Joined(joined)))));
-        }
-    }
-
-    /// The store cannot subscribe to a room: refuses the joins that wait for it.
-    fn refuse_waiting(&mut self, name: &str) {
-        if !matches!(self.rooms.get(name), Some(RoomEntry::Opening(..))) {
-            return;
-        }
-        let Some((name, RoomEntry::Opening(waiting, _))) = self.rooms.remove_entry(name) else { return };
-        self.metrics.rooms.dec();
-        for WaitingJoin { request: SeatRequest { connection, filter, .. }, reply } in waiting {
-            self.policy.release(filter, &connection.principal);
-            self.room_usage.remove(&name, connection.id, &connection.principal);
-            reply.send(Err(store_unavailable())).ok();
-        }
-    }
-
-    /// Takes a seat in an open room, and replies. If nobody waits for the reply any more, dropping it leaves
-    /// the room.
-    fn take_seat(&mut self, request: SeatRequest, reply: impl FnOnce(Joined)) {
-        let SeatRequest { room: name, connection, filter, since, buffer } = request;
-        let (principal, share) = (connection.principal.clone(), connection.share.clone());
-        let (index, queue) = (self.index, self.queue.upgrade());
-        let (Some(room), Some(queue)) = (self.open_room(&name), queue) else {
-            return self.policy.release(filter, &principal);
-        };
-        let before = room.len();
-        let NewSeat { seat, recovery, progress, released_filter } =
-            room.join(connection, filter, since, buffer);
-        let (position, new_members) = (room.position().clone(), room.len() - before);
-        share.add(MemoryKind::Sessions, new_members * SEAT_BYTES);
-        self.policy.release(released_filter, &principal);
-        let seat = Seat::new(name, seat, index, queue);
-        reply(Joined { seat, position, recovery, progress, filtered: filter.is_some() });
-    }
-
-    fn leave(&mut self, name: &RoomName, seat: SeatId) {
-        let Some(room) = self.open_room(name) else { return };
-        let Some((connection, filter)) = room.leave(seat) else { return };
-        let is_empty = room.is_empty();
-        connection.share.subtract(MemoryKind::Sessions, SEAT_BYTES);
-        self.policy.release(filter, &connection.principal);
-        self.room_usage.remove(name, seat.connection, &connection.principal);
-        if is_empty {
-            self.rooms.remove(name);
-            self.metrics.rooms.dec();
-            self.store.broker.unsubscribe(name);
-            // Frees the memory that a flood of room names has taken.
-            if self.rooms.capacity() > 1024 && self.rooms.len() < self.rooms.capacity() / 4 {
-                self.rooms.shrink_to(2 * self.rooms.len());
-            }
-        }
-    }
-
     fn deliver(&mut self, message: &Arc<Publication>) {
         let Some(RoomEntry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
         let Scratch { filters, results } = &mut self.scratch;
         room.filters(filters);
-        let publisher = || self.routes.publisher(self.index, message);
+        let governed = &self.governed;
+        let publisher = || governed.as_ref().and_then(|governed| governed.publishers.find(message));
         let results = match &mut self.policy {
             Policy::Governed(governor) if !filters.is_empty() => {
                 let (event, data) = (message.event.as_deref().unwrap_or_default(), message.data().as_bytes());

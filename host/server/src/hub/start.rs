@@ -1,24 +1,20 @@
 //! Starts a hub: its shards, each with its policy, and the store that feeds them. Does not activate plugins.
 
 use super::{
-    Connections, Hub, MAX_CONCURRENT_HISTORY_READS, MAX_SHARD_BACKLOG, ShardHandle, SlotConfig,
-    cannot_start_thread,
+    Connections, Hub, MAX_CONCURRENT_HISTORY_READS, MAX_SHARD_BACKLOG, cannot_start_thread,
     command::ShardCommand,
     connect_authorizer::ConnectAuthorizer,
     fair_semaphore::FairSemaphore,
     flush::FlushQueue,
-    policy::{Policy, Ungoverned},
-    routes::Routes,
+    policy::{ClosedReason, Policy, Ungoverned},
+    router::{GovernedRooms, Router, ShardHandle, ShardId},
     shard::Shard,
 };
 use crate::metrics::Metrics;
 use std::{
     collections::HashMap,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
     time::Instant,
 };
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
@@ -28,8 +24,6 @@ use tokio::sync::{mpsc, oneshot};
 
 /// What a hub is made of.
 pub(crate) struct HubConfig {
-    /// The slots for plugins. If the patterns of several match a room, the first one governs it.
-    pub slots: Vec<SlotConfig>,
     pub ungoverned: Ungoverned,
     /// Maximum size of the data of a message, in bytes.
     pub message_bytes: usize,
@@ -43,9 +37,8 @@ pub(crate) struct HubConfig {
 const MAX_CONCURRENT_TAKEOVERS: usize = 64;
 
 impl Hub {
-    /// Starts the shards: one thread for each plugin, so that a slow plugin delays only its own rooms, and
-    /// one task per core for all other rooms. They end with the hub. `store` creates the store that feeds
-    /// them.
+    /// Starts the shards for rooms without a plugin, one task per core. They end with the hub. There are no
+    /// slots for plugins yet. `store` creates the store that feeds the shards.
     pub(crate) async fn start<E, StoreFuture>(
         config: HubConfig,
         metrics: Metrics,
@@ -54,63 +47,85 @@ impl Hub {
     where
         StoreFuture: Future<Output = Result<Store, E>>,
     {
-        let (vitals, memory) = (config.vitals, config.memory);
+        let HubConfig { ungoverned, message_bytes, memory, vitals } = config;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let closed =
-            |slot: &SlotConfig| (Some(slot.name.clone()), Policy::Failed { plugin: slot.name.clone() });
-        let mut policies: Vec<_> = config.slots.iter().map(closed).collect();
-        let routes = Arc::new(Routes::new(config.slots, cores));
-        policies.extend((0..cores).map(|_| (None, Policy::Ungoverned(config.ungoverned))));
-
-        let (mut shards, mut receivers, mut feeds) = (vec![], vec![], vec![]);
-        for _ in &policies {
+        let (mut handles, mut receivers) = (vec![], vec![]);
+        for _ in 0..cores {
             let (queue, receiver) = mpsc::unbounded_channel();
-            let backlog = Arc::new(AtomicUsize::new(0));
-            feeds.push((queue.downgrade(), backlog.clone()));
-            shards.push(ShardHandle { queue, backlog });
+            handles.push(ShardHandle::new(queue, None));
             receivers.push(receiver);
         }
-        let queues: Vec<_> = feeds.iter().map(|(queue, _)| queue.clone()).collect();
+        let shards = handles.clone();
+        let router = Arc::new(Router::new(handles));
         let connections = Arc::new(Connections::default());
-        let store = store(feed_shards(routes.clone(), connections.clone(), feeds)).await?;
-        for (index, ((plugin, policy), receiver)) in policies.into_iter().zip(receivers).enumerate() {
-            let shard = Shard {
-                index,
-                queue: queues[index].clone(),
-                policy,
-                routes: routes.clone(),
-                store: store.clone(),
-                metrics: metrics.clone(),
-                backlog: shards[index].backlog.clone(),
-                message_bytes: config.message_bytes,
-                rooms: HashMap::new(),
-                room_usage: Default::default(),
-                quotas: Default::default(),
-                scratch: Default::default(),
-                flush: FlushQueue::new(Instant::now()),
-            };
-            match plugin {
-                None => drop(vitals.spawn("the shard of rooms without a plugin", shard.run(receiver))),
-                Some(plugin) => start_governed(plugin, shard, receiver, &vitals),
-            }
-        }
-        let ungoverned = config.ungoverned;
-        Ok(Arc::new(Self {
+        let store = store(feed_shards(Arc::downgrade(&router), connections.clone())).await?;
+        let hub = Arc::new(Self {
             store,
             connections,
             metrics,
             memory,
             ungoverned,
+            message_bytes,
             connect_authorizer: ConnectAuthorizer::new(vitals.clone()),
             allowances: Default::default(),
             vitals,
-            routes,
+            router,
+            handovers: Default::default(),
             history_reads: FairSemaphore::new(MAX_CONCURRENT_HISTORY_READS),
             // Leaves cores for other requests.
             long_requests: FairSemaphore::new((cores / 2).max(1)),
             takeovers: FairSemaphore::new(MAX_CONCURRENT_TAKEOVERS),
-            shards,
-        }))
+        });
+        for (index, (handle, receiver)) in shards.into_iter().zip(receivers).enumerate() {
+            let shard = hub.new_shard(ShardId::of_ungoverned(index), &handle, Policy::Ungoverned(ungoverned));
+            hub.vitals.spawn("the shard of rooms without a plugin", shard.run(receiver));
+        }
+        Ok(hub)
+    }
+
+    /// Adds a shard for the rooms of a plugin, on a thread of its own, so that a slow plugin delays only its
+    /// own rooms. It owns no rooms yet, and no version is active.
+    pub(super) fn start_slot(&self, name: &str) -> ShardId {
+        let (queue, receiver) = mpsc::unbounded_channel();
+        let handle = ShardHandle::new(queue, Some(Arc::new(GovernedRooms::new(name))));
+        let id = self.router.add(handle.clone());
+        let policy = Policy::Closed { plugin: name.to_owned(), reason: ClosedReason::NotLoaded };
+        let shard = self.new_shard(id, &handle, policy);
+        start_governed(name.to_owned(), shard, receiver, &self.vitals);
+        id
+    }
+
+    /// Adds a shard for the rooms of a plugin that this node does not have.
+    pub(super) fn start_absent_slot(&self, name: &str) -> ShardId {
+        let (queue, receiver) = mpsc::unbounded_channel();
+        let handle = ShardHandle::new(queue, Some(Arc::new(GovernedRooms::new(name))));
+        let id = self.router.add(handle.clone());
+        let policy = Policy::Closed { plugin: name.to_owned(), reason: ClosedReason::Absent };
+        let shard = self.new_shard(id, &handle, policy);
+        let closed = run_without_thread(name.to_owned(), shard, receiver, self.vitals.clone());
+        self.vitals.spawn("the shard of a plugin that other nodes have", closed);
+        id
+    }
+
+    fn new_shard(&self, id: ShardId, handle: &ShardHandle, policy: Policy) -> Shard {
+        Shard {
+            id,
+            queue: handle.queue.downgrade(),
+            policy,
+            governed: handle.governed.clone(),
+            router: Arc::downgrade(&self.router),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+            backlog: handle.backlog.clone(),
+            message_bytes: self.message_bytes,
+            rooms: HashMap::new(),
+            room_usage: Default::default(),
+            quotas: Default::default(),
+            scratch: Default::default(),
+            flush: FlushQueue::new(Instant::now()),
+            filter_texts: Default::default(),
+            arrivals: Default::default(),
+        }
     }
 }
 
@@ -142,7 +157,7 @@ fn start_thread(plugin: &str, vitals: &VitalTasks) -> io::Result<oneshot::Sender
     let runtime = tokio::runtime::Handle::current();
     let run = async move {
         if let Ok((mut shard, commands, first)) = receiver.await {
-            first.into_iter().for_each(|command| shard.handle(command));
+            first.into_iter().for_each(|command| shard.handle_in_order(command));
             shard.run(commands).await;
         }
     };
@@ -159,7 +174,7 @@ async fn run_without_thread(
 ) {
     while let Some(command) = commands.recv().await {
         let ShardCommand::Swap { version, reply } = command else {
-            shard.handle(command);
+            shard.handle_in_order(command);
             continue;
         };
         match start_thread(&plugin, &vitals) {
@@ -173,16 +188,23 @@ async fn run_without_thread(
 }
 
 /// Passes events of the store to the shard of the room. The feed returns false if that shard does not keep up.
-fn feed_shards(
-    routes: Arc<Routes>,
-    connections: Arc<Connections>,
-    shards: Vec<(mpsc::WeakUnboundedSender<ShardCommand>, Arc<AtomicUsize>)>,
-) -> EventFeed {
+fn feed_shards(router: Weak<Router>, connections: Arc<Connections>) -> EventFeed {
     Arc::new(move |event| {
-        let (room, messages) = match &event {
-            Event::Published(message) => (&message.room, 1),
+        let event = match event {
+            Event::Published(message) => {
+                let Some(router) = router.upgrade() else { return true };
+                let table = router.table();
+                let shard = table.owner(&message.room);
+                let waiting = shard.backlog.fetch_add(1, Ordering::Relaxed);
+                shard.queue.send(ShardCommand::Store(Event::Published(message))).ok();
+                return waiting < MAX_SHARD_BACKLOG;
+            }
+            event => event,
+        };
+        let room = match &event {
+            Event::Published(_) => unreachable!("queued above"),
             Event::Subscribed { room, .. } | Event::SubscribeFailed { room } | Event::Lost { room, .. } => {
-                (room, 0)
+                room.clone()
             }
             Event::Probe(connection) => {
                 if let Some(connection) = connections.get(*connection) {
@@ -197,11 +219,9 @@ fn feed_shards(
                 return true;
             }
         };
-        let (queue, backlog) = &shards[routes.shard(room)];
-        let waiting = backlog.fetch_add(messages, Ordering::Relaxed);
-        if let Some(queue) = queue.upgrade() {
-            queue.send(ShardCommand::Store(event)).ok();
+        if let Some(router) = router.upgrade() {
+            router.send(&room, ShardCommand::Store(event));
         }
-        waiting < MAX_SHARD_BACKLOG
+        true
     })
 }

@@ -1,14 +1,14 @@
-//! The tasks that keep the plugins of a running node up to date. Each plugin has one task that follows its
-//! configuration and its file, and another that follows the versions that other nodes activate. So a plugin
-//! that is slow to read or to compile delays nothing else.
+//! The tasks that keep the plugins of a running node up to date. One adds and removes plugins. Each plugin has
+//! one that follows its configuration and its file, and another that follows the versions that other nodes
+//! activate. So a plugin that is slow to read or to compile delays no other one that is there already.
 
 use crate::{
     admin::Status,
     blocking::THREAD_RETRY_DELAY,
-    config::Config,
     rollout::{PluginSlot, Rollout},
 };
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,74 +31,96 @@ type StoredVersions = watch::Receiver<Option<Arc<StoredPlugins>>>;
 
 /// The tasks of all plugins. They end when this is dropped.
 pub(super) struct PluginTasks {
-    /// Sends each plugin its configuration, in the order of the slots.
-    configs: Vec<watch::Sender<PluginConfig>>,
+    /// Sends the plugins that the configuration names, in its order.
+    configs: watch::Sender<Vec<PluginConfig>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
+/// Starts and ends the tasks of single plugins when the configuration adds or removes them.
+struct SlotTasks {
+    rollout: Arc<Rollout>,
+    vitals: VitalTasks,
+    versions: StoredVersions,
+    status: Arc<Status>,
+    running: HashMap<String, RunningSlot>,
+}
+
+/// The tasks of one plugin.
+struct RunningSlot {
+    config: watch::Sender<PluginConfig>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
 impl PluginTasks {
-    /// Starts the tasks with the configuration from the start of the node. `host` is the address of the
-    /// listener for operators. With `must_retry`, all plugins are read again soon, because one could not be
-    /// loaded yet.
+    /// Starts the tasks with the configuration from the start of the node. With `must_retry`, all plugins are
+    /// read again soon, because one could not be loaded yet.
     pub(super) fn start(
         rollout: &Arc<Rollout>,
         vitals: &VitalTasks,
         configs: &[PluginConfig],
-        host: String,
         must_retry: bool,
         status: &Arc<Status>,
     ) -> Self {
         let (sender, versions) = watch::channel(None);
-        let polling = poll_versions(rollout.clone(), host, sender);
+        let polling = poll_versions(rollout.clone(), sender);
         let polling = vitals.spawn("the task that reads plugin versions from the store", polling);
-        let (mut senders, mut tasks) = (vec![], vec![AbortOnDropHandle::new(polling)]);
-        for (slot, config) in rollout.slots().iter().zip(configs) {
-            let (sender, receiver) = watch::channel(config.clone());
-            let reloading =
-                reload_plugin(rollout.clone(), slot.clone(), receiver, must_retry, status.clone());
-            let reloading = vitals.spawn("the task that reloads a plugin", reloading);
-            let following = follow_versions(rollout.clone(), slot.clone(), versions.clone());
-            let following = vitals.spawn("the task that follows the versions of a plugin", following);
-            senders.push(sender);
-            tasks.extend([reloading, following].map(AbortOnDropHandle::new));
+        let following = follow_governance(rollout.clone());
+        let following = vitals.spawn("the task that follows which plugin governs which rooms", following);
+        let mut slots = SlotTasks {
+            rollout: rollout.clone(),
+            vitals: vitals.clone(),
+            versions,
+            status: status.clone(),
+            running: HashMap::new(),
+        };
+        for slot in rollout.slots().iter() {
+            if let Some(config) = configs.iter().find(|config| config.name() == slot.name()) {
+                slots.start(slot.clone(), config.clone(), must_retry);
+            }
         }
-        Self { configs: senders, _tasks: tasks }
+        let (configs, receiver) = watch::channel(configs.to_vec());
+        let managing = vitals.spawn("the task that adds and removes plugins", slots.run(receiver));
+        Self { configs, _tasks: [polling, following, managing].map(AbortOnDropHandle::new).into() }
     }
 
     /// Reloads all plugins, with these configurations.
     pub(super) fn reload(&self, configs: Vec<PluginConfig>) {
-        for (sender, config) in self.configs.iter().zip(configs) {
-            sender.send_replace(config);
-        }
+        self.configs.send_replace(configs);
     }
 }
 
-/// Applies a new configuration to the plugins that are running. Returns their new configurations, and a
-/// description of each change that takes effect only after a restart: other rooms, another order, and plugins
-/// that were added or removed. A plugin that was removed keeps running until then, with the new trusted keys.
-pub(super) fn apply_config(running: &[PluginConfig], config: &Config) -> (Vec<PluginConfig>, Vec<String>) {
-    let find = |plugins: &[PluginConfig], name: &str| plugins.iter().position(|plugin| plugin.name() == name);
-    let mut after_restart = vec![];
-    let apply = |plugin: &PluginConfig| {
-        let name = plugin.name();
-        let Some(at) = find(&config.plugins, name) else {
-            after_restart.push(format!("plugin '{name}' was removed"));
-            return PluginConfig { trust: config.signatures.clone(), ..plugin.clone() };
-        };
-        let new = config.plugins[at].clone();
-        if new.rooms != plugin.rooms {
-            after_restart.push(format!("the rooms of plugin '{name}' have changed"));
-        }
-        PluginConfig { rooms: plugin.rooms.clone(), ..new }
-    };
-    let applied = running.iter().map(apply).collect();
-    let added = config.plugins.iter().filter(|plugin| find(running, plugin.name()).is_none());
-    after_restart.extend(added.map(|plugin| format!("plugin '{}' was added", plugin.name())));
-    let positions = running.iter().filter_map(|plugin| find(&config.plugins, plugin.name()));
-    if !positions.is_sorted() {
-        after_restart.push("the order of the plugins has changed".to_owned());
+impl SlotTasks {
+    fn start(&mut self, slot: Arc<PluginSlot>, config: PluginConfig, must_retry: bool) {
+        let (name, (sender, receiver)) = (slot.name(), watch::channel(config));
+        let (rollout, status) = (&self.rollout, &self.status);
+        let reloading = reload_plugin(rollout.clone(), slot.clone(), receiver, must_retry, status.clone());
+        let reloading = self.vitals.spawn("the task that reloads a plugin", reloading);
+        let following = follow_versions(rollout.clone(), slot, self.versions.clone());
+        let following = self.vitals.spawn("the task that follows the versions of a plugin", following);
+        let tasks = [reloading, following].map(AbortOnDropHandle::new);
+        self.running.insert(name, RunningSlot { config: sender, _tasks: tasks });
     }
-    (applied, after_restart)
+
+    async fn run(mut self, mut configs: watch::Receiver<Vec<PluginConfig>>) {
+        while configs.changed().await.is_ok() {
+            let configs = configs.borrow_and_update().clone();
+            // First what needs no new plugin to be loaded.
+            for config in &configs {
+                if let Some(running) = self.running.get(config.name()) {
+                    running.config.send_replace(config.clone());
+                }
+            }
+            let Ok(change) = self.rollout.set_plugins(configs).await else { return };
+            for name in change.removed {
+                self.running.remove(&name);
+                self.status.set_rejected(&format!("plugin '{name}'"), None);
+            }
+            for (slot, must_retry) in change.added {
+                let config = slot.config();
+                self.start(slot, config, must_retry);
+            }
+        }
+    }
 }
 
 /// Reloads one plugin with each configuration that is sent. If it cannot be read or activated at the moment,
@@ -166,11 +188,7 @@ async fn follow_versions(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versi
 }
 
 /// Reads from the store which versions are active on all nodes, and reports those of this node, for ever.
-async fn poll_versions(
-    rollout: Arc<Rollout>,
-    host: String,
-    versions: watch::Sender<Option<Arc<StoredPlugins>>>,
-) {
+async fn poll_versions(rollout: Arc<Rollout>, versions: watch::Sender<Option<Arc<StoredPlugins>>>) {
     let (mut known, mut last_report, mut reported_at) = (None::<Revision>, String::new(), Instant::now());
     loop {
         match rollout.registry().read(known.as_ref()).await {
@@ -183,7 +201,7 @@ async fn poll_versions(
                 tracing::debug!(%error, "plugin versions cannot be read from the store; the active ones stay")
             }
         }
-        let report = serde_json::to_string(&rollout.report(&host)).expect("plain data");
+        let report = serde_json::to_string(&rollout.report()).expect("plain data");
         if (report != last_report || reported_at.elapsed() > REPORT_INTERVAL)
             && rollout.registry().report(&report).await.is_ok()
         {
@@ -193,50 +211,18 @@ async fn poll_versions(
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(text: &str) -> Config {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("s.toml");
-        std::fs::write(&file, text).unwrap();
-        Config::load(Some(&file), &vec![]).unwrap()
-    }
-
-    fn plugin(name: &str, room: &str, more: &str) -> String {
-        format!("[[plugin]]\nname = \"{name}\"\nfile = \"a.wasm\"\nrooms = [\"{room}\"]\n{more}")
-    }
-
-    #[test]
-    fn pinned_digests_and_trusted_keys_apply_even_if_other_changes_need_a_restart() {
-        let running = config(&[plugin("a", "a", ""), plugin("b", "b", ""), plugin("c", "c", "")].concat());
-        let [zeros, ones] = ["0", "1"].map(|digit| digit.repeat(64));
-        let wanted = [
-            plugin("new", "n", ""),
-            plugin("b", "other", &format!("sha256 = \"{zeros}\"\n")),
-            plugin("a", "a", &format!("sha256 = \"{ones}\"\nconfig = {{ depth = 5 }}\n")),
-            "[signatures]\nkeys = [\"ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]\n".to_owned(),
-        ];
-        let (plugins, after_restart) = apply_config(&running.plugins, &config(&wanted.concat()));
-        let pin =
-            |plugin: &PluginConfig| (plugin.name().to_owned(), plugin.sha256.clone().unwrap_or_default());
-        let pins: Vec<_> = plugins.iter().map(pin).collect();
-        let expected = [("a", &*ones), ("b", &zeros), ("c", "")];
-        assert_eq!(pins, expected.map(|(name, pin)| (name.to_owned(), pin.to_owned())));
-        assert!(plugins.iter().zip(&running.plugins).all(|(now, before)| now.rooms == before.rooms));
-        assert!(plugins.iter().all(|plugin| plugin.trust.keys.len() == 1), "even the removed one");
-        assert_eq!(plugins[0].config["depth"].as_integer(), Some(5));
-        assert_eq!(
-            after_restart,
-            [
-                "the rooms of plugin 'b' have changed",
-                "plugin 'c' was removed",
-                "plugin 'new' was added",
-                "the order of the plugins has changed"
-            ]
-        );
-        let (same, nothing) = apply_config(&running.plugins, &running);
-        assert!(same == running.plugins && nothing.is_empty());
+/// Follows which plugin governs which rooms on all nodes, for ever.
+async fn follow_governance(rollout: Arc<Rollout>) {
+    let mut known_drift = vec![];
+    loop {
+        tokio::time::sleep(STORE_POLL_INTERVAL).await;
+        if let Err(refusal) = rollout.poll_governance().await {
+            tracing::debug!("{}; rooms keep their governors", refusal.message);
+        }
+        let drift = rollout.governance_drift();
+        for difference in drift.iter().filter(|difference| !known_drift.contains(*difference)) {
+            tracing::warn!("{difference}");
+        }
+        known_drift = drift;
     }
 }

@@ -7,7 +7,7 @@ use super::{
     config_source::ConfigSource,
     guard::{Guard, ProtectedSettings, ReloadCause},
     key_enforcer::{ConfiguredKeys, EnforcedStoredKeys, KeyChange, KeyEnforcer},
-    plugins::{PluginTasks, apply_config},
+    plugins::PluginTasks,
     watcher::FileReader,
 };
 use crate::{
@@ -28,8 +28,8 @@ use tokio_util::task::AbortOnDropHandle;
 /// How often keys are read from the store. A change must take effect within a second.
 const KEY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Reloads files for ever. `host` is the address of the listener for operators.
-pub(super) async fn run(node: Node, status: Arc<Status>, host: String) {
+/// Reloads files for ever.
+pub(super) async fn run(node: Node, status: Arc<Status>) {
     let Node { config, mut source, services, rollout, stored, tls, has_plugin_to_retry, .. } = node;
     let (key_changes, changes) = mpsc::unbounded_channel();
     let enforcer = KeyEnforcer::new(ConfiguredKeys::of(&config), stored.keys.clone(), &services);
@@ -46,7 +46,7 @@ pub(super) async fn run(node: Node, status: Arc<Status>, host: String) {
         tasks.push(vitals.spawn("the task that reads the certificate", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
-    let plugins = PluginTasks::start(&rollout, vitals, &config.plugins, host, has_plugin_to_retry, &status);
+    let plugins = PluginTasks::start(&rollout, vitals, &config.plugins, has_plugin_to_retry, &status);
     let metrics = services.hub.metrics.clone();
     let mut reloader = Reloader {
         config,
@@ -221,18 +221,24 @@ impl Reloader {
 
     /// Returns what has changed.
     fn apply_plugins(&mut self, config: Config) -> Vec<String> {
-        let (plugins, after_restart) = apply_config(&self.config.plugins, &config);
-        for change in after_restart {
-            tracing::warn!("{change}; restart the node to apply it");
-        }
         // The keys of [signatures] are a part of each plugin's settings.
         let is_resigned = self.config.signatures != config.signatures;
         let settings = |plugin: &PluginConfig| PluginConfig { trust: Arc::default(), ..plugin.clone() };
-        let changed =
-            self.config.plugins.iter().zip(&plugins).filter(|(old, new)| settings(old) != settings(new));
-        let changed = changed.map(|(_, new)| format!("plugin '{}'", new.name()));
-        let changes = is_resigned.then(|| "signatures".to_owned()).into_iter().chain(changed).collect();
-        (self.config.plugins, self.config.signatures) = (plugins, config.signatures);
+        let (before, after) = (&self.config.plugins, &config.plugins);
+        let has_same = |plugins: &[PluginConfig], plugin: &PluginConfig| {
+            plugins.iter().any(|other| settings(other) == settings(plugin))
+        };
+        let changed = after.iter().filter(|plugin| !has_same(before, plugin));
+        let is_removed = |plugin: &&PluginConfig| !after.iter().any(|other| other.name() == plugin.name());
+        let names = changed.chain(before.iter().filter(is_removed)).map(|plugin| plugin.name().to_owned());
+        let mut changes: Vec<_> = names.map(|name| format!("plugin '{name}'")).collect();
+        if changes.is_empty()
+            && !before.iter().map(PluginConfig::name).eq(after.iter().map(PluginConfig::name))
+        {
+            changes.push("the order of the plugins".to_owned());
+        }
+        changes.extend(is_resigned.then(|| "signatures".to_owned()));
+        (self.config.plugins, self.config.signatures) = (config.plugins, config.signatures);
         changes
     }
 

@@ -38,16 +38,24 @@ impl Rollout {
         self: &Arc<Self>,
         name: &str,
         deployment: Deployment,
-    ) -> Result<&Arc<PluginSlot>, Refusal> {
+    ) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
-        let _deploying = slot.deploy_lock.lock().await;
-        let config = slot.config.load_full();
-        self.deploy(slot, &config, deployment, None).await?;
+        self.deploy_code(&slot, deployment).await?;
         Ok(slot)
     }
 
-    /// Applies a plugin's configuration and deploys its file, if either has changed. If the file cannot be
-    /// read, that is an error, but the configuration is applied nevertheless.
+    async fn deploy_code(
+        self: &Arc<Self>,
+        slot: &Arc<PluginSlot>,
+        deployment: Deployment,
+    ) -> Result<(), Refusal> {
+        let _deploying = slot.deploy_lock.lock().await;
+        let config = slot.config.load_full();
+        self.deploy(slot, &config, deployment, None).await
+    }
+
+    /// Applies a plugin's configuration, except for its rooms, and deploys its file, if either has changed. If
+    /// the file cannot be read, that is an error, but the configuration is applied nevertheless.
     pub(crate) async fn reload(
         self: &Arc<Self>,
         slot: &Arc<PluginSlot>,
@@ -317,7 +325,7 @@ impl Rollout {
         let previous = slot.state().active.clone();
         // From before the activation, so that no quarantine is missed.
         let quarantines = version.plugin.stats().watch_quarantines();
-        self.hub.swap(slot.index, version.compiled()).await?;
+        self.hub.swap(slot.id, version.compiled()).await?;
         version.plugin.state().set_budget(version.config.budget.state);
         let watched = previous.clone().filter(|_| on_probation && !version.config.probation.is_zero());
         let probation = watched.map(|previous| self.watch(slot, &version, previous, quarantines));

@@ -17,7 +17,7 @@ impl Rollout {
         name: &str,
         to: Option<String>,
         by: Option<String>,
-    ) -> Result<&Arc<PluginSlot>, Refusal> {
+    ) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
         let (rollout, of) = (self.clone(), slot.clone());
         // On a task of its own: if the caller goes away, this must not stop halfway.

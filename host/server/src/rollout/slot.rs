@@ -4,7 +4,7 @@
 use super::view::{FailedVersion, PluginState};
 use crate::{
     blocking::{self, BlockingError},
-    hub::{CompiledVersion, cannot_start_thread},
+    hub::{CompiledVersion, SlotId, cannot_start_thread},
 };
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use std::{
 };
 use switchyard_plugin::{Plugin, PluginConfig, PluginFile, Shadow, Trust};
 use switchyard_process::{file::UnusableFile, lock::LockExt};
-use switchyard_protocol::{ErrorCode, Refusal};
+use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
 use switchyard_store::VersionHistory;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,8 +23,8 @@ const MAX_EARLIER_VERSIONS: usize = 2;
 
 /// A plugin and its versions on this node.
 pub(crate) struct PluginSlot {
-    /// The number of its slot in the hub.
-    pub(super) index: usize,
+    /// Its slot in the hub.
+    pub(super) id: SlotId,
     pub(super) config: ArcSwap<PluginConfig>,
     /// Never held across an await.
     state: Mutex<SlotState>,
@@ -97,9 +97,9 @@ impl Drop for LoadingGuard<'_> {
 }
 
 impl PluginSlot {
-    pub(super) fn new(index: usize, config: PluginConfig) -> Self {
+    pub(super) fn new(id: SlotId, config: PluginConfig) -> Self {
         Self {
-            index,
+            id,
             config: ArcSwap::from_pointee(config),
             state: Mutex::default(),
             rollout_lock: Default::default(),
@@ -116,6 +116,11 @@ impl PluginSlot {
 
     pub(super) fn has_name(&self, name: &str) -> bool {
         self.config.load().name() == name
+    }
+
+    /// The configuration in effect.
+    pub(crate) fn config(&self) -> PluginConfig {
+        PluginConfig::clone(&self.config.load())
     }
 
     /// The active version.
@@ -175,13 +180,25 @@ impl PluginSlot {
         }
     }
 
-    /// Records the configuration in effect, with the keys that are trusted now: they may have changed since
-    /// `config` was read.
+    /// Records the configuration in effect, with the keys that are trusted and the rooms that are governed now:
+    /// they may have changed since `config` was read.
     pub(super) fn store_config(&self, config: &Arc<PluginConfig>) {
-        self.config.rcu(|current| match current.trust == config.trust {
+        self.config.rcu(|current| match current.trust == config.trust && current.rooms == config.rooms {
             true => config.clone(),
-            false => Arc::new(PluginConfig { trust: current.trust.clone(), ..PluginConfig::clone(config) }),
+            false => {
+                let (trust, rooms) = (current.trust.clone(), current.rooms.clone());
+                Arc::new(PluginConfig { trust, rooms, ..PluginConfig::clone(config) })
+            }
         });
+    }
+
+    /// Records the rooms that are governed from now on.
+    pub(super) fn set_rooms(&self, rooms: &[RoomPattern]) {
+        if self.config.load().rooms != rooms {
+            self.config.rcu(|config| {
+                Arc::new(PluginConfig { rooms: rooms.to_vec(), ..PluginConfig::clone(config) })
+            });
+        }
     }
 
     /// Reads the plugin's file and its signature. If they cannot be read at this moment, or not within

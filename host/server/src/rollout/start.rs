@@ -22,14 +22,15 @@ const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);
 const MIN_FILE_READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Rollout {
-    /// Activates the versions with which this node starts, waiting for the store as long as it takes. If a
-    /// plugin cannot be loaded, its rooms stay closed, and everything else works. `show_status` is called
+    /// Activates the versions with which this node starts, and lets their plugins govern, waiting for the store
+    /// as long as it takes. If a plugin cannot be loaded, its rooms are closed, and everything else works. `show_status` is called
     /// with what is being waited for. Returns whether a plugin may be loadable later: there was no thread for
     /// it, or its file could not be read at this moment.
     pub(crate) async fn start(self: &Arc<Self>, show_status: impl Fn(&str) + Send + Sync) -> bool {
+        let slots = self.slots();
         let (mut is_retryable, started) = (false, Instant::now());
         let timeout = || FILE_READ_TIMEOUT.saturating_sub(started.elapsed()).max(MIN_FILE_READ_TIMEOUT);
-        for slot in self.slots() {
+        for slot in slots.iter() {
             show_status(&format!("plugin '{}' is being loaded", slot.name()));
             let mut loaded = self.load_initial(slot, timeout()).await;
             while loaded.as_ref().is_err_and(|refusal| refusal.code == ErrorCode::StoreUnavailable) {
@@ -45,10 +46,14 @@ impl Rollout {
                 }
             }
         }
+        // Rooms of plugins without a version are closed from now on, and those of plugins that only other nodes
+        // have.
+        let configs: Vec<_> = slots.iter().map(|slot| slot.config()).collect();
+        self.govern(slots.to_vec(), &configs, show_status).await;
         is_retryable
     }
 
-    async fn load_initial(
+    pub(super) async fn load_initial(
         self: &Arc<Self>,
         slot: &Arc<PluginSlot>,
         timeout: Duration,

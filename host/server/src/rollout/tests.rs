@@ -132,7 +132,7 @@ async fn a_failing_version_without_probation_stays_active() {
     let registry = TestRegistry::new();
     let node = TestNode::started(&registry, Some(version(1))).await;
     let config = PluginConfig { probation: Duration::ZERO, ..node.config() };
-    node.rollout.reload(node.slot(), config).await.unwrap();
+    node.rollout.reload(&node.slot(), config).await.unwrap();
     node.load(failing_version()).await.unwrap();
     assert_eq!(node.slot().plugin_state(), PluginState::Active);
     for who in ["alice", "bob", "carol", "alice", "bob"] {
@@ -307,10 +307,10 @@ async fn a_changed_file_is_deployed_and_an_unchanged_one_leaves_a_newer_version_
     let registry = TestRegistry::new();
     let node = TestNode::started(&registry, Some(version(1))).await;
     node.load(version(2)).await.unwrap();
-    node.rollout.reload(node.slot(), node.config()).await.unwrap();
+    node.rollout.reload(&node.slot(), node.config()).await.unwrap();
     assert_eq!(node.limit().await, Some(2));
     std::fs::write(&*node.config().file, version(3)).unwrap();
-    node.rollout.reload(node.slot(), node.config()).await.unwrap();
+    node.rollout.reload(&node.slot(), node.config()).await.unwrap();
     assert_eq!(node.limit().await, Some(3));
     assert_eq!(node.versions()[0].2, "file");
 }

@@ -116,6 +116,12 @@ pub(crate) struct CandidateView {
 pub(crate) struct NodeReport {
     /// The address of its admin listener.
     pub host: String,
+    /// Identifies the process. Earlier releases do not report it.
+    #[serde(default)]
+    pub instance: String,
+    /// The revision of the governance record up to which the node has done its part.
+    #[serde(default)]
+    pub governance: u64,
     pub plugins: BTreeMap<String, PluginReport>,
 }
 

@@ -4,6 +4,7 @@
 
 mod connecting;
 mod joining;
+mod removing;
 
 pub(super) use joining::rejected;
 
@@ -14,13 +15,13 @@ use super::{
 use crate::{
     hub::{
         AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishOutcome, PublishPipeline,
-        Publisher, Registration, ReplayTurns,
+        Publisher, Registration, RemovedSeat, ReplayTurns,
     },
     key::{Key, Keys},
 };
 use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::HashMap, future::poll_fn, net::SocketAddr, sync::Arc, task::Poll, time::Instant};
 use switchyard_plugin::Via;
 use switchyard_protocol::{ErrorCode, Id, Position, Refusal, reply, request, room::RoomName};
 use switchyard_store::{Members, PageLimit};
@@ -65,13 +66,18 @@ pub(crate) struct ClientSession {
     replays: HashMap<RoomName, JoinHandle<()>>,
     turns: Option<ReplayTurns>,
     publishes: PublishPipeline<Option<Box<RawValue>>>,
-    /// Dropped before the registration, which releases the session: whoever can resume it finds the slot free.
-    _permit: Permit,
     _registration: Registration,
+    _permit: Permit,
 }
 
 /// The result of a request to publish, and the request's id.
-pub(super) type PublishAnswer = (Option<Box<RawValue>>, PublishOutcome);
+type PublishAnswer = (Option<Box<RawValue>>, PublishOutcome);
+
+/// Something that the client is told and that is not the immediate answer to a request.
+pub(crate) enum SessionEvent {
+    Published(PublishAnswer),
+    Removed(Vec<RemovedSeat>),
+}
 
 impl ClientSession {
     pub(crate) fn connection(&self) -> &Arc<Connection> {
@@ -157,16 +163,31 @@ impl ClientSession {
         }
     }
 
-    /// The next answer to a request to publish. Waits forever if none is in flight. Cancel-safe.
-    pub(crate) async fn next_answer(&mut self) -> PublishAnswer {
-        match self.publishes.next(&self.services.hub).await {
-            Some(answer) => answer,
-            None => std::future::pending().await,
+    /// The next answer to a request to publish, or the rooms that the client had to leave. Cancel-safe.
+    pub(crate) async fn next_event(&mut self) -> SessionEvent {
+        let Self { publishes, services, connection, .. } = self;
+        poll_fn(|cx| {
+            if let Poll::Ready(removed) = connection.removals.poll_take(cx) {
+                return Poll::Ready(SessionEvent::Removed(removed));
+            }
+            match publishes.poll_next(&services.hub, cx) {
+                Poll::Ready(Some(answer)) => Poll::Ready(SessionEvent::Published(answer)),
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Tells the client about an event.
+    pub(crate) async fn handle_event(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::Published(answer) => self.answer(answer).await,
+            SessionEvent::Removed(seats) => self.leave_removed(seats).await,
         }
     }
 
     /// Sends the answer to a request to publish.
-    pub(crate) async fn answer(&mut self, (id, published): PublishAnswer) {
+    async fn answer(&mut self, (id, published): PublishAnswer) {
         match published {
             Ok(published) => {
                 self.connection

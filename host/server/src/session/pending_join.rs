@@ -195,8 +195,13 @@ mod tests {
     fn an_accepted_offer_is_recorded_at_a_position_of_the_room() {
         let room = RoomName::parse("prices").unwrap();
         let recorded = |since: Option<Position>| {
-            let offer =
-                Offer::new(room.clone(), position("e1", 7), None, "acme".into(), mpsc::unbounded_channel().0);
+            let offer = Offer::new(
+                room.clone(),
+                position("e1", 7),
+                (None, None),
+                "acme".into(),
+                mpsc::unbounded_channel().0,
+            );
             let options = JoinOptions { room: room.clone(), filter: None, since };
             let join = PendingJoin { name: room.to_string(), state: JoinState::Offered(options, offer) };
             let Join { membership, anew, .. } = join.record().expect("it was granted");

@@ -53,7 +53,7 @@ impl Families {
 pub(super) fn write(api: &Api, text: &mut String) -> std::fmt::Result {
     let (mut families, mut left_out) = (Families::default(), vec![]);
     // In the order of the configuration, so that a plugin cannot hide metrics of those before it.
-    for slot in api.rollout.slots() {
+    for slot in api.rollout.slots().iter() {
         let Some(plugin) = slot.plugin() else { continue };
         let name = slot.name();
         let added = plugin

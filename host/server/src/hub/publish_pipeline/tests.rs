@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    hub::{HubConfig, SlotConfig, recent_publishers},
+    hub::{HubConfig, SlotRooms, recent_publishers},
     metrics::Metrics,
 };
 use serde_json::value::RawValue;
@@ -14,9 +14,7 @@ use switchyard_store::{HistoryConfig, MemoryStore, Retention, Store};
 /// A hub with the store in memory, and a plugin for `g:*` that does not check messages.
 async fn hub() -> Arc<Hub> {
     let memory = MemoryAccount::unlimited();
-    let rooms = vec![RoomPattern::try_from("g:*".to_owned()).unwrap()];
     let config = HubConfig {
-        slots: vec![SlotConfig { name: "g".into(), rooms }],
         ungoverned: Ungoverned::Open,
         message_bytes: 1000,
         memory: memory.clone(),
@@ -31,7 +29,11 @@ async fn hub() -> Arc<Hub> {
         Ok::<_, ()>(Store::from(MemoryStore::new(retention, feed, &memory, &VitalTasks::default())))
     };
     let hub = Hub::start(config, Metrics::default(), store).await.unwrap();
-    hub.routes.governed(0).unwrap().set_wants_publishes(false);
+    let slot = hub.add_slot("g");
+    let patterns = [RoomPattern::try_from("g:*".to_owned()).unwrap()].into();
+    hub.close_changing_rooms(vec![SlotRooms { slot, patterns }]).await;
+    hub.hand_rooms_over().await;
+    hub.router.governed("g:a").unwrap().set_wants_publishes(false);
     hub
 }
 
@@ -62,7 +64,8 @@ fn proposal<'a>(room: &'a str, data: &'a RawValue, key: Option<&'a str>) -> Prop
 }
 
 fn publisher_of(hub: &Hub, data: &str) -> Option<Arc<str>> {
-    hub.routes.publisher(0, &Publication::new("g:a".into(), "e".into(), 1, 0, None, data))
+    let governed = hub.router.governed("g:a").unwrap();
+    governed.publishers.find(&Publication::new("g:a".into(), "e".into(), 1, 0, None, data))
 }
 
 #[tokio::test]
@@ -90,7 +93,7 @@ async fn a_message_waits_for_earlier_ones_that_the_plugin_checks() {
     let acme = Source::new(&hub, "acme");
     let data = RawValue::from_string("1".into()).unwrap();
     let mut pipeline = PublishPipeline::default();
-    hub.routes.governed(0).unwrap().set_wants_publishes(true);
+    hub.router.governed("g:a").unwrap().set_wants_publishes(true);
     pipeline.begin(&hub, acme.publisher(), proposal("g:a", &data, None), "checked");
     pipeline.begin(&hub, acme.publisher(), proposal("a", &data, None), "waiting");
     assert!(pipeline.next_ready(&hub).is_none(), "the shard has not answered");

@@ -14,8 +14,9 @@ impl Shard {
     /// plugin gives to members apply to all publishers.
     pub(super) fn check(&mut self, message: UncheckedMessage) -> Result<CheckedMessage, Refusal> {
         let UncheckedMessage { room, principal, via, event, data, idempotency_key, mut charge } = message;
-        let (routes, index) = (&self.routes, self.index);
-        let room = self.policy.resolve(&principal.id, &room, |room| routes.shard(room) == index)?;
+        let (router, id) = (self.router.clone(), self.id);
+        let governs = |room: &RoomName| router.upgrade().is_some_and(|router| router.owner(room) == id);
+        let room = self.policy.resolve(&principal.id, &room, governs)?;
         let Policy::Governed(governor) = &mut self.policy else {
             return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge });
         };

@@ -97,18 +97,14 @@ impl Shard {
             // All queued commands, so that a principal that was not in the queue before gets its turn soon.
             let queued = std::iter::from_fn(|| commands.try_recv().ok());
             for command in batch.drain(..).chain(queued).take(MAX_SORTED_COMMANDS) {
-                match command {
-                    ShardCommand::Request(request) => match self.principal_of(&request) {
-                        Some(principal) => pending.requests.push(principal, request),
-                        // The seat is gone, so the answer needs no call.
-                        None => pending.immediate.push_back(ShardCommand::Request(request)),
-                    },
-                    command => pending.immediate.push_back(command),
-                }
+                self.sort(command, &mut pending);
             }
             let until = Instant::now() + TURN_DURATION;
             while let Some(command) = pending.immediate.pop_front() {
                 self.handle(command);
+                while let Some(command) = self.arrivals.next_released() {
+                    self.sort(command, &mut pending);
+                }
                 if Instant::now() >= until {
                     break;
                 }
@@ -130,6 +126,20 @@ impl Shard {
             self.update_publishers();
             self.flush.write(Instant::now(), &self.queue);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Sorts a command that was received. One about a room that another shard has not handed over yet is
+    /// sorted after that.
+    fn sort(&mut self, command: ShardCommand, pending: &mut PendingCommands) {
+        match self.arrivals.defer(command) {
+            None => {}
+            Some(ShardCommand::Request(request)) => match self.principal_of(&request) {
+                Some(principal) => pending.requests.push(principal, request),
+                // The seat is gone, so the answer needs no call.
+                None => pending.immediate.push_back(ShardCommand::Request(request)),
+            },
+            Some(command) => pending.immediate.push_back(command),
         }
     }
 

@@ -1,7 +1,8 @@
-//! What a new configuration would remove that no ordinary change removes: keys, expiries, signatures and
-//! pinned digests. Does not decide what to do about it.
+//! What a new configuration would remove that no ordinary change removes: keys, expiries, signatures, pinned
+//! digests, all plugins, and the only plugin of a room that is open without one. Does not decide what to do
+//! about it.
 
-use crate::{config::Config, node::key_enforcer::ConfiguredKeys};
+use crate::{config::Config, hub::Ungoverned, node::key_enforcer::ConfiguredKeys};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use switchyard_plugin::{PluginConfig, Trust};
 use switchyard_store::key::{Digest, KeyConfig};
@@ -11,11 +12,17 @@ pub(crate) struct ProtectedSettings<'a> {
     pub configured: ConfiguredKeys,
     pub trust: &'a Trust,
     pub plugins: &'a [PluginConfig],
+    pub ungoverned: Ungoverned,
 }
 
 impl<'a> ProtectedSettings<'a> {
     pub(crate) fn of(config: &'a Config) -> Self {
-        Self { configured: ConfiguredKeys::of(config), trust: &config.signatures, plugins: &config.plugins }
+        Self {
+            configured: ConfiguredKeys::of(config),
+            trust: &config.signatures,
+            plugins: &config.plugins,
+            ungoverned: config.rooms.ungoverned,
+        }
     }
 
     /// What is lost with the settings `after`. Each text completes "it would …". `stored` are the keys in the
@@ -27,6 +34,7 @@ impl<'a> ProtectedSettings<'a> {
         losses.extend(self.lost_expiries(after));
         losses.extend(self.lost_trust(after));
         losses.extend(self.lost_pins(after));
+        losses.extend(self.lost_plugins(after).or_else(|| self.opened_rooms(after)));
         losses
     }
 
@@ -97,6 +105,32 @@ impl<'a> ProtectedSettings<'a> {
         let lost: Vec<_> = before.intersection(&after).cloned().collect();
         let plugins = if lost.len() == 1 { "plugin" } else { "plugins" };
         (!lost.is_empty()).then(|| format!("remove the sha256 of {plugins} {}", lost.join(" and ")))
+    }
+
+    /// All plugins.
+    fn lost_plugins(&self, after: &Self) -> Option<String> {
+        match self.plugins {
+            [_, ..] if !after.plugins.is_empty() => None,
+            [] => None,
+            [plugin] => Some(format!("remove the only plugin, '{}'", plugin.name())),
+            plugins => Some(format!("remove all {} plugins", plugins.len())),
+        }
+    }
+
+    /// The patterns of rooms that would have no plugin any more, if such rooms are open. Whether they are takes
+    /// effect only after a restart, so the running configuration decides.
+    fn opened_rooms(&self, after: &Self) -> Option<String> {
+        if self.ungoverned == Ungoverned::Closed {
+            return None;
+        }
+        let governing = || after.plugins.iter().flat_map(|plugin| &plugin.rooms);
+        let patterns = self.plugins.iter().flat_map(|plugin| &plugin.rooms);
+        let opened = patterns.filter(|pattern| !governing().any(|other| other.covers(pattern)));
+        let opened: Vec<_> = opened.map(|pattern| format!("'{pattern}'")).collect();
+        (!opened.is_empty()).then(|| {
+            let opened = opened.join(" and ");
+            format!("open {opened} to everybody, because rooms.ungoverned is open and no plugin governs them")
+        })
     }
 
     fn valid_keys(&self, stored: &[KeyConfig], now: u64) -> HashSet<Digest> {
@@ -269,6 +303,31 @@ mod tests {
         let pinned = plugin(&format!("sha256 = \"{}\"", "0".repeat(64)));
         assert_eq!(losses(&pinned, &plugin(""), ""), "remove the sha256 of plugin 'p'");
         assert_eq!(losses(&pinned, &plugin(&format!("sha256 = \"{}\"", "1".repeat(64))), ""), "");
-        assert_eq!(losses(&pinned, "", ""), "", "this takes effect after a restart");
+        assert_eq!(losses(&pinned, "", ""), "remove the only plugin, 'p'");
+    }
+
+    #[test]
+    fn removing_all_plugins_is_a_loss_and_so_is_opening_rooms() {
+        let plugin = |name: &str, rooms: &str| {
+            format!("[[plugin]]\nname = \"{name}\"\nfile = \"p\"\nrooms = [{rooms}]\n")
+        };
+        let closed = |text: &str| format!("{text}[rooms]\nungoverned = \"closed\"\n");
+        let both = plugin("a", "\"a:*\", \"x\"") + &plugin("b", "\"b:**\"");
+        let open = |rooms| {
+            format!("open {rooms} to everybody, because rooms.ungoverned is open and no plugin governs them")
+        };
+        for (after, loss) in [
+            (both.clone(), String::new()),
+            (plugin("b", "\"b:**\"") + &plugin("a", "\"a:*\", \"x\""), String::new()),
+            (plugin("c", "\"a:**\", \"b:**\", \"x*\""), String::new()),
+            (plugin("a", "\"a:*\"") + &plugin("b", "\"b:**\""), open("'x'")),
+            (plugin("a", "\"a:*\", \"x\"") + &plugin("b", "\"b:*\""), open("'b:**'")),
+            (plugin("b", "\"b:**\""), open("'a:*' and 'x'")),
+            (String::new(), "remove all 2 plugins".to_owned()),
+        ] {
+            assert_eq!(losses(&both, &after, ""), loss, "{after}");
+        }
+        assert_eq!(losses(&closed(&both), &closed(&plugin("b", "\"b:**\"")), ""), "");
+        assert_eq!(losses(&closed(&both), &closed(""), ""), "remove all 2 plugins");
     }
 }

@@ -6,7 +6,7 @@ use super::{
     registry::{TestRegistry, memory_store},
 };
 use crate::{
-    hub::{Hub, HubConfig, Proposal, Publisher, SlotConfig, Ungoverned},
+    hub::{Hub, HubConfig, Proposal, Publisher, Ungoverned},
     metrics::Metrics,
 };
 use bytes::Bytes;
@@ -41,7 +41,6 @@ impl TestNode {
         }
         let config = config(path);
         let hub = HubConfig {
-            slots: vec![SlotConfig { name: NAME.to_owned(), rooms: config.rooms.clone() }],
             ungoverned: Ungoverned::Open,
             message_bytes: 1 << 16,
             memory: MemoryAccount::unlimited(),
@@ -50,7 +49,7 @@ impl TestNode {
         let plugins = registry.clone();
         let store = async |_| Ok::<_, Infallible>(Store { plugins, ..memory_store() });
         let hub = Hub::start(hub, Metrics::default(), store).await.unwrap();
-        let rollout = Rollout::new(hub, vec![config], None, Compiler::InProcess);
+        let rollout = Rollout::new(hub, vec![config], None, Compiler::InProcess, "host:1".into());
         Self { rollout, registry: registry.clone(), folder }
     }
 
@@ -60,7 +59,7 @@ impl TestNode {
         node
     }
 
-    pub(super) fn slot(&self) -> &Arc<PluginSlot> {
+    pub(super) fn slot(&self) -> Arc<PluginSlot> {
         self.rollout.slot(NAME).unwrap()
     }
 
@@ -77,7 +76,7 @@ impl TestNode {
     /// Follows what the registry says now.
     pub(super) async fn follow(&self) -> Result<(), Refusal> {
         let stored = self.registry.read(None).await.unwrap().expect("unknown so far");
-        self.rollout.follow(self.slot(), &stored, false).await
+        self.rollout.follow(&self.slot(), &stored, false).await
     }
 
     pub(super) async fn connect(&self, who: &str) -> Result<Option<u32>, Refusal> {

@@ -183,7 +183,7 @@ impl ClientSession {
     }
 
     /// Stops the replay of a room that is left or joined again. The room knows how far it got.
-    async fn stop_replay(&mut self, room: &RoomName) {
+    pub(super) async fn stop_replay(&mut self, room: &RoomName) {
         if let Some(running) = self.replays.remove(room) {
             running.abort();
             // After this it puts nothing more into the outbox.
@@ -300,7 +300,7 @@ mod tests {
         let failed = JoinState::Refused(hub::store_unavailable(), Some(room.clone()));
         let (queue, _commands) = mpsc::unbounded_channel();
         let position = Position { epoch: "e".into(), offset: 3 };
-        let offer = Offer::new(room.clone(), position, None, "acme".into(), queue);
+        let offer = Offer::new(room.clone(), position, (None, None), "acme".into(), queue);
         let options = JoinOptions { room: room.clone(), filter: None, since: None };
         let mut joins = [("CURVE:ethereum", failed), ("curve:ethereum", JoinState::Offered(options, offer))]
             .map(|(name, state)| PendingJoin { name: name.to_owned(), state });
