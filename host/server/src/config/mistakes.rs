@@ -107,7 +107,7 @@ mod tests {
                 "[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []\ntier = \"{tier}\"\n"
             )
         };
-        let text = format!("[session]\nttl = \"2000y\"\n{}{}", key("0", "gold"), key("1", "silver"));
+        let text = format!("[session]\nttl = \"99y\"\n{}{}", key("0", "gold"), key("1", "silver"));
         assert_starts(
             &mistakes(&text),
             &[
