@@ -126,9 +126,15 @@ async fn a_plugin_is_removed_when_all_live_nodes_have_been_told_to() {
     let two = Node::start(&redis.url(), &closed).await;
     let other = plugin("threshold_filter", r#"["other"]"#, "{}")
         .replace("name = \"threshold_filter\"", "name = \"x\"");
+    // Messages, so that operators see the room.
+    assert_eq!((refused(&one).await, refused(&two).await), (None, None));
     reconfigure(&one, &thresholds(), &other);
+    // The other node has it.
+    eventually_within(SILENT_NODE_TIMEOUT, "a closed room", async || {
+        (refused(&one).await.as_deref() == Some("plugin_failed")).then_some(())
+    })
+    .await;
     is_governed(&one, &"threshold_filter".into()).await;
-    assert_eq!(refused(&one).await.as_deref(), Some("plugin_failed"), "the other node has it");
     assert_eq!(refused(&two).await, None);
     reconfigure(&two, &thresholds(), &other);
     for node in [&one, &two] {

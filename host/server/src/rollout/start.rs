@@ -22,12 +22,16 @@ const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);
 const MIN_FILE_READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Rollout {
-    /// Activates the versions with which this node starts, and lets their plugins govern, waiting for the store
-    /// as long as it takes. If a plugin cannot be loaded, its rooms are closed, and everything else works. `show_status` is called
-    /// with what is being waited for. Returns whether a plugin may be loadable later: there was no thread for
-    /// it, or its file could not be read at this moment.
+    /// Lets the plugins of this node govern their rooms, closed at first, and activates the versions with which it
+    /// starts, waiting for the store as long as it takes. If a plugin cannot be loaded, its rooms stay closed,
+    /// and everything else works. `show_status` is called with what is being waited for. Returns whether a
+    /// plugin may be loadable later: there was no thread for it, or its file could not be read at this moment.
     pub(crate) async fn start(self: &Arc<Self>, show_status: impl Fn(&str) + Send + Sync) -> bool {
         let slots = self.slots();
+        // Rooms of plugins without a version are closed from now on, and those of plugins that only other nodes
+        // have.
+        let configs: Vec<_> = slots.iter().map(|slot| slot.config()).collect();
+        self.govern(slots.to_vec(), &configs, &show_status).await;
         let (mut is_retryable, started) = (false, Instant::now());
         let timeout = || FILE_READ_TIMEOUT.saturating_sub(started.elapsed()).max(MIN_FILE_READ_TIMEOUT);
         for slot in slots.iter() {
@@ -46,10 +50,6 @@ impl Rollout {
                 }
             }
         }
-        // Rooms of plugins without a version are closed from now on, and those of plugins that only other nodes
-        // have.
-        let configs: Vec<_> = slots.iter().map(|slot| slot.config()).collect();
-        self.govern(slots.to_vec(), &configs, show_status).await;
         is_retryable
     }
 

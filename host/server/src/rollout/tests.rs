@@ -45,10 +45,15 @@ async fn rooms_are_closed_until_a_stored_version_is_loaded_at_the_start() {
     let registry = TestRegistry::new();
     TestNode::started(&registry, Some(version(1))).await;
     let node = TestNode::new(&registry, None).await;
-    let refusal = node.publish().await.unwrap_err();
-    assert_eq!(refusal.code, ErrorCode::PluginFailed, "{}", refusal.message);
-    assert_eq!(node.slot().plugin_state(), PluginState::Loading);
-    let may_be_loadable_later = node.rollout.start(|_| ()).await;
+    let gate = registry.hold_code();
+    let meanwhile = async {
+        registry.code_asked.acquire().await.unwrap().forget();
+        let refusal = node.publish().await.unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::PluginFailed, "{}", refusal.message);
+        assert_eq!(node.slot().plugin_state(), PluginState::Loading);
+        gate.add_permits(10);
+    };
+    let (may_be_loadable_later, ()) = tokio::join!(node.rollout.start(|_| ()), meanwhile);
     assert!(!may_be_loadable_later, "the stored version replaces the missing file");
     node.publish().await.unwrap();
     assert_eq!(node.limit().await, Some(1));
