@@ -38,7 +38,10 @@ async fn refused(node: &Node) -> Option<String> {
     let joined = client.ask(json!({"type": "subscribe", "rooms": ["tvl"]})).await;
     let published = client.ask(json!({"type": "publish", "room": "tvl", "data": {"change": 1}})).await;
     let (join, publish) = (&joined["results"][0]["error"]["code"], &published["error"]["code"]);
-    assert_eq!(join, publish, "{joined} {published}");
+    // For a moment during a change, the room takes members and no messages.
+    if join != publish {
+        return Some("changing".to_owned());
+    }
     publish.as_str().map(str::to_owned)
 }
 
