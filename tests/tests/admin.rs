@@ -6,6 +6,7 @@ mod plugins;
 mod publishing;
 mod scrapes;
 mod slow;
+mod versions;
 
 use serde_json::{Value, json};
 use switchyard_tests::{Client, KEY, READER, Server};

@@ -131,8 +131,10 @@ impl AdminClient {
 
     /// The answer, or the node's message as an error.
     fn check(&self, status: u16, text: &str) -> anyhow::Result<Value> {
-        let answer: Value = serde_json::from_str(text).unwrap_or(Value::Null);
-        if (200..300).contains(&status) {
+        let parsed = serde_json::from_str(text);
+        let is_answer = parsed.is_ok() || text.is_empty();
+        let answer: Value = parsed.unwrap_or(Value::Null);
+        if (200..300).contains(&status) && is_answer {
             return Ok(answer);
         }
         match answer["error"]["message"].as_str() {

@@ -6,6 +6,7 @@ mod budget;
 mod check;
 mod dev;
 mod measure;
+mod node_progress;
 mod record;
 mod replay;
 mod scaffold;

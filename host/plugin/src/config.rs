@@ -200,6 +200,20 @@ impl PluginConfig {
         settings(self) == settings(other)
     }
 
+    /// The SHA-256, in hexadecimal, of the settings with which a version runs: `config`, `headers`, `budget` and
+    /// `on_failure`. Equal settings have the same digest on all nodes.
+    pub fn digest(&self) -> String {
+        let BudgetConfig { call, memory, calls, state } = self.budget;
+        let headers: Vec<_> = self.headers.iter().map(|header| &header.0).collect();
+        let settings = serde_json::json!({
+            "config": self.config,
+            "headers": headers,
+            "budget": [call.as_nanos().to_string(), memory.to_string(), calls.to_string(), state.to_string()],
+            "on_failure": self.on_failure,
+        });
+        digest(settings.to_string().as_bytes())
+    }
+
     /// Reads, verifies and compiles the file. Blocks, usually for some tenths of a second.
     ///
     /// # Errors
@@ -269,7 +283,7 @@ impl PluginConfig {
             reason: error.to_string(),
         })?;
         let headers = self.headers.iter().map(|header| header.0.clone()).collect();
-        Ok(plugin.signed_by(signed_by).with_headers(headers))
+        Ok(plugin.signed_by(signed_by).with_headers(headers).with_config_digest(self.digest()))
     }
 }
 
@@ -309,6 +323,28 @@ mod tests {
         for name in ["", "user agent", "über", &"h".repeat(65)] {
             assert!(parse(name).unwrap_err().contains("invalid header name"), "{name}");
         }
+    }
+
+    #[test]
+    fn the_digest_of_a_configuration_covers_the_settings_with_which_a_version_runs() {
+        let mut config = PluginConfig::for_file("p".into(), "p.wasm".into(), vec![]);
+        let first = config.digest();
+        config.file = "other.wasm".into();
+        config.probation = Duration::ZERO;
+        assert_eq!(config.digest(), first);
+        let mut seen = vec![first];
+        let mut changed = |config: &PluginConfig| {
+            assert!(!seen.contains(&config.digest()), "{config:?}");
+            seen.push(config.digest());
+        };
+        config.config.insert("depth".into(), 5.into());
+        changed(&config);
+        config.on_failure = OnFailure::Allow;
+        changed(&config);
+        config.budget.state += 1;
+        changed(&config);
+        config.headers.push(ListedHeader("user-agent".into()));
+        changed(&config);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) fn check_file(bytes: &[u8]) -> Result<(), LoadErrorKind> {
     }
     item_limits::check(bytes)?;
     if is_component {
-        return Ok(());
+        return check_component_names(bytes);
     }
     let mut imports = Vec::new();
     let mut has_contract = false;
@@ -57,6 +57,27 @@ pub(crate) fn check_file(bytes: &[u8]) -> Result<(), LoadErrorKind> {
     }
     check_imports(&imports)?;
     if has_contract { Ok(()) } else { Err(LoadErrorKind::MissingLifecycle) }
+}
+
+/// Checks the versions in the names of a component's imports and exports, which are all that can be told before it
+/// is compiled.
+fn check_component_names(bytes: &[u8]) -> Result<(), LoadErrorKind> {
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(damaged)? {
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    check_version(import.map_err(damaged)?.name.name)?;
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    check_version(export.map_err(damaged)?.name.name)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The file as a component: unchanged, or converted from the core module that a plain build produces.

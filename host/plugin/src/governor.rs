@@ -16,15 +16,16 @@ use super::room_cache::RoomNameCache;
 use super::shadow::Mirror;
 use super::state::StateAccess;
 use super::status::Stats;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Instant;
+use switchyard_process::log::AUDIT_TARGET;
 
 /// Maximum length of a filter in the operator's log, in bytes.
 const MAX_LOGGED_FILTER_BYTES: usize = 200;
 
 /// What a failed call is treated as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
     /// A rejection: nothing happens that the plugin did not allow.
@@ -43,6 +44,18 @@ pub(crate) enum GovernorRole {
     Rooms,
     /// Who may connect.
     Connections,
+    /// Nothing: it is compared with the active version.
+    Candidate,
+}
+
+impl GovernorRole {
+    /// What its plugin is called in the log.
+    fn subject(self) -> &'static str {
+        match self {
+            GovernorRole::Rooms | GovernorRole::Connections => "plugin",
+            GovernorRole::Candidate => "candidate",
+        }
+    }
 }
 
 /// Owns one plugin's instance on one shard, the filters in use there, the cached answers about room names,
@@ -126,7 +139,7 @@ impl Governor {
     /// A governor for a candidate, whose calls change nothing in the plugin's state.
     pub(super) fn for_candidate(plugin: Arc<Plugin>) -> Self {
         let state = StateAccess::without_effect(plugin.state().clone());
-        Self { state, ..Self::new(plugin, OnFailure::Deny) }
+        Self { state, role: GovernorRole::Candidate, ..Self::new(plugin, OnFailure::Deny) }
     }
 
     /// Starts sending all calls and answers to a candidate, or stops with `None`.
@@ -186,6 +199,7 @@ impl Governor {
         self.filters.clear_suspensions();
         self.room_names.clear();
         self.stats().set_quarantine(self.role, None);
+        self.stats().clear_principal_quarantines();
         self.stats().set_filters(self.filters.len());
         Ok(())
     }
@@ -211,8 +225,12 @@ impl Governor {
             tracing::info!(
                 plugin = self.name(),
                 %blame,
-                "plugin answers again: the caller's quarantine has ended"
+                "{} answers again: the caller's quarantine has ended",
+                self.role.subject()
             );
+            if let Blame::Principal(principal_id) = blame {
+                self.stats().end_principal_quarantine(principal_id);
+            }
         }
     }
 
@@ -234,7 +252,8 @@ impl Governor {
             return answer;
         }
         if self.breaker.record_success() {
-            tracing::info!(plugin = self.name(), "plugin answers again: its quarantine has ended");
+            let (name, subject) = (self.name(), self.role.subject());
+            tracing::info!(plugin = name, "{subject} answers again: its quarantine has ended");
             self.stats().set_quarantine(self.role, None);
         }
         if needs_recycling {
@@ -347,7 +366,8 @@ impl Governor {
             kind = failure.kind.name(),
             last_error_line = failure.last_error_line,
             backtrace = failure.backtrace.join(" < "),
-            "plugin failed: {}",
+            "{} failed: {}",
+            self.role.subject(),
             failure.detail
         );
     }
@@ -362,20 +382,33 @@ impl Governor {
         let blame = dominant_holder.as_deref().map_or(blame, Blame::Principal);
         let now = Instant::now();
         if let Some(pause) = self.blame_breakers.record_failure(blame, now) {
+            let (plugin, subject) = (&*self.plugin, self.role.subject());
             tracing::error!(
-                plugin = self.name(),
+                plugin = plugin.info().name,
+                version = plugin.info().version,
+                sha256 = plugin.info().sha256,
+                config = plugin.config_digest(),
                 %blame,
                 ?pause,
-                "caller quarantined for this plugin: its requests repeatedly made the plugin fail"
+                "caller quarantined for this {subject}: its requests repeatedly made the plugin fail"
             );
             if let Blame::Principal(principal_id) = blame {
                 self.filters.suspend(principal_id, now, now + pause);
-                self.stats().record_principal_quarantine();
+                self.stats().record_principal_quarantine(principal_id, now, now + pause);
             }
         }
         let origin = self.blame_breakers.origin(blame);
         if let Some(pause) = origin.and_then(|origin| self.breaker.record_failure(now, origin)) {
-            tracing::error!(plugin = self.name(), ?pause, "plugin quarantined: it failed repeatedly");
+            let (plugin, subject) = (&*self.plugin, self.role.subject());
+            tracing::error!(
+                target: AUDIT_TARGET,
+                plugin = plugin.info().name,
+                version = plugin.info().version,
+                sha256 = plugin.info().sha256,
+                config = plugin.config_digest(),
+                ?pause,
+                "{subject} quarantined: it failed repeatedly"
+            );
             self.stats().set_quarantine(self.role, Some(now + pause));
         }
         Rejection::failed(format!("plugin '{}' failed", self.name()))

@@ -24,6 +24,7 @@ mod clock;
 mod compiler;
 mod config;
 mod contract;
+mod counters;
 mod deadline;
 mod deliver;
 mod engine;
@@ -44,6 +45,7 @@ mod recorder;
 mod replayer;
 mod room_cache;
 mod schema;
+mod series;
 mod shadow;
 mod signature;
 mod state;
@@ -57,6 +59,7 @@ pub use config::{
     BudgetConfig, InvalidHeader, ListedHeader, PluginConfig, PluginFile, PluginFileError, VersionError,
     read_signature, signature_file,
 };
+pub use counters::CallCounts;
 pub use deliver::{Audience, FilterResults};
 pub use engine::{Budget, Engine, EngineError};
 pub use failure::{CallFailure, FailureKind, PluginFunction};
@@ -67,7 +70,7 @@ pub use hook_types::{
     SubscriptionGrant, UncompiledGrant, Verdict, Via,
 };
 pub use instance::Instance;
-pub use load::{Hooks, LoadError, LoadErrorKind, Plugin, PluginInfo, digest};
+pub use load::{Hooks, LoadError, LoadErrorKind, Plugin, PluginInfo, check_file, digest};
 pub use metrics::{HISTOGRAM_BOUNDS, Metric, MetricKind, MetricValue};
 pub use recorded_call::{
     DeliverQuestion, PublishQuestion, Question, RecordedCall, RecordedMessage, RoomQuestion,
@@ -76,6 +79,7 @@ pub use recorded_call::{
 pub use recorder::Recording;
 pub use replayer::Replayer;
 pub use schema::find_schema_problems;
+pub use series::{PluginSeries, VersionCounts};
 pub use shadow::{ComparisonReport, Difference, HookComparison, Mirror, Shadow};
 pub use signature::{KeyError, PublicKey, SecretKey, SignatureError, Trust};
 pub use state::{StateTable, StateTables, StateUsage};

@@ -11,6 +11,7 @@ use super::instance::{CompiledPlugin, Instance};
 use super::metrics::{Metric, MetricValue, PluginMetrics};
 use super::recorder::Recorder;
 use super::schema::find_schema_problems;
+use super::series::PluginSeries;
 use super::state::{StateAccess, StateTable};
 use super::status::Stats;
 use bytes::Bytes;
@@ -164,6 +165,8 @@ pub struct Plugin {
     headers: Vec<String>,
     stats: Stats,
     recorder: Recorder,
+    /// Identifies the settings with which it runs. Empty for a plugin without a configuration.
+    config_digest: String,
 }
 
 impl Plugin {
@@ -208,7 +211,9 @@ impl Plugin {
         let config = if config.is_null() { "{}".into() } else { config.to_string() };
         let code = Bytes::copy_from_slice(bytes);
         let (headers, stats, recorder, access) = (vec![], Stats::default(), Recorder::default(), access());
-        let plugin = Plugin { info, code, config, compiled, context, state, headers, stats, recorder };
+        let config_digest = String::new();
+        let plugin =
+            Plugin { info, code, config, compiled, context, state, headers, stats, recorder, config_digest };
         // This instance is dropped again. It reveals now what would otherwise fail with the first message.
         plugin.open(access)?;
         Ok(plugin)
@@ -221,6 +226,25 @@ impl Plugin {
 
     pub(super) fn with_headers(self, headers: Vec<String>) -> Self {
         Self { headers, ..self }
+    }
+
+    pub(super) fn with_config_digest(self, config_digest: String) -> Self {
+        Self { config_digest, ..self }
+    }
+
+    /// Counts in the series of an active version, which go on from its versions before.
+    pub fn with_series(self, series: &PluginSeries) -> Self {
+        let PluginInfo { name, version, sha256, .. } = &self.info;
+        let stats = Stats::new(series.of_version(version, sha256));
+        let metrics = series.guest.continue_in(&self.context.metrics);
+        let context = Arc::new(PluginContext::new(name, version, metrics));
+        Self { stats, context, ..self }
+    }
+
+    /// Counts in the series of a candidate, apart from those of active versions.
+    pub fn with_candidate_series(self, series: &PluginSeries) -> Self {
+        let stats = Stats::new(series.of_candidate(&self.info.version, &self.info.sha256));
+        Self { stats, ..self }
     }
 
     /// Shares this state with other versions of the plugin.
@@ -243,6 +267,12 @@ impl Plugin {
         &self.info
     }
 
+    /// The SHA-256, in hexadecimal, of the settings with which it runs; see
+    /// [`PluginConfig::digest`](super::PluginConfig::digest).
+    pub fn config_digest(&self) -> &str {
+        &self.config_digest
+    }
+
     /// The bytes of its file.
     pub fn code(&self) -> &Bytes {
         &self.code
@@ -259,6 +289,12 @@ impl Plugin {
         let config = serde_json::from_str(&self.config).unwrap_or(Value::Null);
         let problems = |schema| find_schema_problems(schema, "config", &config);
         self.info.config_schema.as_ref().map(problems).unwrap_or_default()
+    }
+
+    /// Where a client's filter differs from the plugin's schema. Empty for a plugin without one.
+    pub fn filter_problems(&self, filter: &Value) -> Vec<String> {
+        let problems = |schema| find_schema_problems(schema, "filter", filter);
+        self.info.filter_schema.as_ref().map(problems).unwrap_or_default()
     }
 
     pub(super) fn recorder(&self) -> &Recorder {
@@ -360,6 +396,16 @@ fn compile(engine: &Engine, file: &[u8], budget: Budget) -> Result<CompiledPlugi
         ticker: engine.ticker.clone(),
         counts_instructions: engine.counts_instructions,
     })
+}
+
+/// Checks what can be checked without compiling: that the file is WebAssembly, that it uses this contract, and that
+/// it does not contain too much.
+///
+/// # Errors
+///
+/// Fails if no node of this release would load the file under this name.
+pub fn check_file(name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+    contract::check_file(bytes).map_err(|kind| LoadError { plugin: name.to_owned(), kind })
 }
 
 /// The SHA-256 of a plugin's code, in hexadecimal.

@@ -3,11 +3,16 @@
 
 use super::load::LoadErrorKind;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use switchyard_process::lock::LockExt;
 
 /// Maximum number of metrics of one plugin. Each is at least one time series in the operator's storage.
 const MAX_METRICS: usize = 64;
+
+/// How many metrics of a plugin keep their values, over all its versions.
+const MAX_KEPT_METRICS: usize = 16 * MAX_METRICS;
 
 /// Maximum length of a metric's name, in bytes.
 const MAX_NAME_BYTES: usize = 64;
@@ -55,8 +60,13 @@ pub enum MetricValue {
 /// The counters and histograms of one plugin, by the id that it gave them.
 #[derive(Default)]
 pub(crate) struct PluginMetrics {
-    cells: HashMap<u32, (String, Cell)>,
+    cells: HashMap<u32, (String, Arc<Cell>)>,
 }
+
+/// The values of the metrics that the versions of a plugin define, by name. A version goes on where the one
+/// before is, and both count there while one replaces the other.
+#[derive(Default)]
+pub(crate) struct GuestSeries(Mutex<VecDeque<(String, Arc<Cell>)>>);
 
 enum Cell {
     Counter(AtomicU64),
@@ -94,7 +104,7 @@ impl PluginMetrics {
                     Cell::Histogram { buckets: Default::default(), sum: AtomicU64::new(0) }
                 }
             };
-            if cells.insert(metric.id, (name.clone(), cell)).is_some() {
+            if cells.insert(metric.id, (name.clone(), Arc::new(cell))).is_some() {
                 return invalid(format!("it lists two metrics with id {}", metric.id));
             }
         }
@@ -102,14 +112,14 @@ impl PluginMetrics {
     }
 
     pub(crate) fn count(&self, id: u32, by: u64) {
-        if let Some((_, Cell::Counter(value))) = self.cells.get(&id) {
+        if let Some(Cell::Counter(value)) = self.cell(id) {
             value.fetch_add(by, Relaxed);
         }
     }
 
     /// Ignores negative, infinite and NaN values: the sum of a histogram must only grow.
     pub(crate) fn observe(&self, id: u32, value: f64) {
-        if let Some((_, Cell::Histogram { buckets, sum })) = self.cells.get(&id)
+        if let Some(Cell::Histogram { buckets, sum }) = self.cell(id)
             && value.is_finite()
             && value >= 0.0
         {
@@ -117,6 +127,10 @@ impl PluginMetrics {
             let add = |bits| Some((f64::from_bits(bits) + value).min(f64::MAX).to_bits());
             let _ = sum.fetch_update(Relaxed, Relaxed, add);
         }
+    }
+
+    fn cell(&self, id: u32) -> Option<&Cell> {
+        self.cells.get(&id).map(|(_, cell)| &**cell)
     }
 
     /// The name and value of every metric, ordered by name.
@@ -127,7 +141,30 @@ impl PluginMetrics {
     }
 }
 
+impl GuestSeries {
+    /// Lets a version's metrics go on from the values of earlier versions. A metric of another kind starts at 0.
+    pub(crate) fn continue_in(&self, metrics: &PluginMetrics) -> PluginMetrics {
+        let mut known = self.0.locked();
+        let mut proceed = |name: &String, own: &Arc<Cell>| {
+            let earlier = known.iter().position(|(other, _)| other == name).and_then(|at| known.remove(at));
+            let cell = earlier.map(|(_, cell)| cell).filter(|cell| cell.is_same_kind(own));
+            let cell = cell.unwrap_or_else(|| own.clone());
+            known.push_back((name.clone(), cell.clone()));
+            cell
+        };
+        let cells = metrics.cells.iter().map(|(id, (name, own))| (*id, (name.clone(), proceed(name, own))));
+        let metrics = PluginMetrics { cells: cells.collect() };
+        let excess = known.len().saturating_sub(MAX_KEPT_METRICS);
+        known.drain(..excess);
+        metrics
+    }
+}
+
 impl Cell {
+    fn is_same_kind(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
     fn read(&self) -> MetricValue {
         match self {
             Cell::Counter(value) => MetricValue::Counter(value.load(Relaxed)),
@@ -167,6 +204,37 @@ mod tests {
         (0..2).for_each(|_| metrics.observe(2, f64::MAX));
         let [_, (_, MetricValue::Histogram { sum, .. })] = metrics.read()[..] else { panic!() };
         assert_eq!(sum, f64::MAX, "the sum stays finite");
+    }
+
+    #[test]
+    fn a_metric_goes_on_in_the_next_version_unless_its_kind_changes() {
+        let series = GuestSeries::default();
+        let version = |described: &[Metric]| series.continue_in(&PluginMetrics::new(described).unwrap());
+        let first =
+            version(&[metric(1, "orders", MetricKind::Counter), metric(2, "size", MetricKind::Histogram)]);
+        first.count(1, 5);
+        first.observe(2, 1.0);
+        // The other version has other ids, and another kind of metric under a known name.
+        let second =
+            version(&[metric(2, "orders", MetricKind::Counter), metric(1, "size", MetricKind::Counter)]);
+        second.count(2, 1);
+        first.count(1, 1);
+        let value = |metrics: &PluginMetrics, at: usize| metrics.read()[at].1.clone();
+        assert_eq!(value(&second, 0), MetricValue::Counter(7), "both count while one replaces the other");
+        assert_eq!(value(&second, 1), MetricValue::Counter(0));
+        drop((first, second));
+        let third = version(&[metric(7, "orders", MetricKind::Counter)]);
+        assert_eq!(value(&third, 0), MetricValue::Counter(7));
+    }
+
+    #[test]
+    fn the_number_of_metrics_that_are_kept_is_bounded() {
+        let series = GuestSeries::default();
+        for n in 0..2 * MAX_KEPT_METRICS {
+            let metrics = PluginMetrics::new(&[metric(1, &format!("m{n}"), MetricKind::Counter)]).unwrap();
+            series.continue_in(&metrics);
+        }
+        assert_eq!(series.0.locked().len(), MAX_KEPT_METRICS);
     }
 
     #[test]

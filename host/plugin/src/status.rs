@@ -1,14 +1,20 @@
-//! Counters and state of one version of a plugin. Its governors write them; metrics, HTTP handlers and the
-//! task that watches probation read them from other threads.
+//! State of one version of a plugin. Its governors write it; metrics, HTTP handlers and the task that watches
+//! probation read it from other threads. What is counted is in `counters.rs`.
 
-use super::failure::{CallFailure, FailureKind, PluginFunction};
+use super::counters::{CallCounters, CallCounts};
+use super::failure::{CallFailure, PluginFunction};
 use super::governor::GovernorRole;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use switchyard_process::lock::LockExt;
 use tokio::sync::watch;
+
+/// How many quarantined principals are counted. Each was quarantined for at most a minute, after failures that cost
+/// the plugin's time.
+const MAX_QUARANTINED_PRINCIPALS: usize = 10_000;
 
 /// Whether the plugin is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -24,19 +30,14 @@ pub enum State {
     },
 }
 
-/// The live counters of one version; [`status`](Self::status) reads them.
+/// The live state of one version; [`status`](Self::status) reads it.
 #[derive(Default)]
 pub struct Stats {
-    calls: [AtomicU64; PluginFunction::ALL.len()],
-    nanos: [AtomicU64; PluginFunction::ALL.len()],
-    failures: [[AtomicU64; FailureKind::ALL.len()]; PluginFunction::ALL.len()],
-    rejected_calls: AtomicU64,
-    instances: AtomicU64,
-    recycled: AtomicU64,
+    /// Shared with everything else that was compiled from the same code.
+    counters: Arc<CallCounters>,
     filters: AtomicU64,
-    filters_evaluated: AtomicU64,
-    filters_passed: AtomicU64,
-    principals_quarantined: AtomicU64,
+    /// Until when principals are quarantined, by their ids. Only quarantines that have not ended count.
+    quarantined_principals: Mutex<HashMap<Box<str>, Instant>>,
     health: Mutex<Health>,
     /// How many quarantines there have been.
     quarantines: watch::Sender<u64>,
@@ -45,76 +46,80 @@ pub struct Stats {
 #[derive(Default)]
 struct Health {
     /// Indexed by [`GovernorRole`].
-    quarantined_until: [Option<Instant>; 2],
+    quarantined_until: [Option<Instant>; 3],
     last_failure: Option<String>,
 }
 
-/// The counters of one version at one moment.
+/// The counters and the state of one version at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct PluginStatus {
     /// Whether the plugin is called.
     #[serde(skip)]
     pub state: State,
-    /// By function of the contract: the number of calls, and the nanoseconds that they took. `lifecycle.init`
-    /// covers everything that starting an instance takes, including the compilation of the live filters.
-    pub calls: BTreeMap<&'static str, (u64, u64)>,
-    /// The number of failures by kind, without kinds that never occurred.
-    pub failures: BTreeMap<&'static str, u64>,
-    /// The same by function and kind.
-    #[serde(skip)]
-    pub failures_by_hook: Vec<((&'static str, &'static str), u64)>,
-    /// Calls that were not made because of a quarantine.
-    pub refused: u64,
-    /// Instances that were started.
-    pub instances: u64,
-    /// Instances that were replaced because they had grown too large or served their number of calls.
-    pub recycled: u64,
+    /// What its calls were counted in.
+    #[serde(flatten)]
+    pub counts: CallCounts,
     /// Filters in use.
     pub filters: u64,
-    /// How often a filter was evaluated for a message.
-    pub filters_asked: u64,
-    /// How often the message passed.
-    pub filters_passed: u64,
-    /// How often a single principal was quarantined because its requests made the plugin fail.
-    pub principals_quarantined: u64,
+    /// Principals that are quarantined now, at most 10,000.
+    pub quarantined_principals: usize,
     /// The last failure, as a sentence.
     pub last_failure: Option<String>,
 }
 
 impl Stats {
-    pub(super) fn record_call(&self, function: PluginFunction, duration: Duration) {
-        self.calls[function as usize].fetch_add(1, Relaxed);
-        self.nanos[function as usize].fetch_add(duration.as_nanos() as u64, Relaxed);
+    /// The state of a version that counts its calls here.
+    pub(super) fn new(counters: Arc<CallCounters>) -> Self {
+        Self { counters, ..Self::default() }
     }
 
-    pub(super) fn record_failure(&self, failure: &CallFailure) {
-        self.failures[failure.function as usize][failure.kind as usize].fetch_add(1, Relaxed);
-        self.with_health(|health| health.last_failure = Some(failure.to_string()));
+    pub(super) fn record_call(&self, function: PluginFunction, duration: Duration) {
+        self.counters.record_call(function, duration);
     }
 
     pub(super) fn record_rejection(&self) {
-        self.rejected_calls.fetch_add(1, Relaxed);
+        self.counters.record_rejection();
     }
 
     pub(super) fn record_start(&self) {
-        self.instances.fetch_add(1, Relaxed);
+        self.counters.record_start();
     }
 
     pub(super) fn record_recycling(&self) {
-        self.recycled.fetch_add(1, Relaxed);
+        self.counters.record_recycling();
+    }
+
+    pub(super) fn record_filtering(&self, evaluated: usize, passed: u32) {
+        self.counters.record_filtering(evaluated, passed);
+    }
+
+    pub(super) fn record_failure(&self, failure: &CallFailure) {
+        self.counters.record_failure(failure.function, failure.kind);
+        self.with_health(|health| health.last_failure = Some(failure.to_string()));
     }
 
     pub(super) fn set_filters(&self, live: usize) {
         self.filters.store(live as u64, Relaxed);
     }
 
-    pub(super) fn record_filtering(&self, evaluated: usize, passed: u32) {
-        self.filters_evaluated.fetch_add(evaluated as u64, Relaxed);
-        self.filters_passed.fetch_add(passed.into(), Relaxed);
+    pub(super) fn record_principal_quarantine(&self, principal_id: &str, now: Instant, until: Instant) {
+        self.counters.record_principal_quarantine();
+        let mut quarantined = self.quarantined_principals.locked();
+        if quarantined.len() >= MAX_QUARANTINED_PRINCIPALS {
+            quarantined.retain(|_, until| *until > now);
+        }
+        if quarantined.len() < MAX_QUARANTINED_PRINCIPALS {
+            quarantined.insert(principal_id.into(), until);
+        }
     }
 
-    pub(super) fn record_principal_quarantine(&self) {
-        self.principals_quarantined.fetch_add(1, Relaxed);
+    pub(super) fn end_principal_quarantine(&self, principal_id: &str) {
+        self.quarantined_principals.locked().remove(principal_id);
+    }
+
+    /// For a version that becomes active again: nobody is quarantined for it any more.
+    pub(super) fn clear_principal_quarantines(&self) {
+        self.quarantined_principals.locked().clear();
     }
 
     pub(super) fn set_quarantine(&self, role: GovernorRole, until: Option<Instant>) {
@@ -131,20 +136,6 @@ impl Stats {
 
     /// A snapshot of all counters and the state.
     pub fn status(&self) -> PluginStatus {
-        let read = |cell: &AtomicU64| cell.load(Relaxed);
-        let calls = PluginFunction::ALL.map(|function| {
-            (function.name(), (read(&self.calls[function as usize]), read(&self.nanos[function as usize])))
-        });
-        let (mut failures, mut failures_by_hook) = (BTreeMap::new(), vec![]);
-        for function in PluginFunction::ALL {
-            for kind in FailureKind::ALL {
-                let count = read(&self.failures[function as usize][kind as usize]);
-                if count > 0 {
-                    *failures.entry(kind.name()).or_default() += count;
-                    failures_by_hook.push(((function.name(), kind.name()), count));
-                }
-            }
-        }
         let (state, last_failure) = self.with_health(|health| {
             let state = match health.quarantined_until.into_iter().flatten().max() {
                 Some(until) => {
@@ -155,18 +146,13 @@ impl Stats {
             };
             (state, health.last_failure.clone())
         });
+        let now = Instant::now();
+        let quarantined = self.quarantined_principals.locked();
         PluginStatus {
             state,
-            calls: calls.into_iter().filter(|(_, (calls, _))| *calls > 0).collect(),
-            failures,
-            failures_by_hook,
-            refused: read(&self.rejected_calls),
-            instances: read(&self.instances),
-            recycled: read(&self.recycled),
-            filters: read(&self.filters),
-            filters_asked: read(&self.filters_evaluated),
-            filters_passed: read(&self.filters_passed),
-            principals_quarantined: read(&self.principals_quarantined),
+            counts: self.counters.values(),
+            filters: self.filters.load(Relaxed),
+            quarantined_principals: quarantined.values().filter(|until| **until > now).count(),
             last_failure,
         }
     }

@@ -27,6 +27,9 @@ use std::{
 };
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
 
+/// The target of the audit log: lines that say who did what. They are exempt from the limit of lines per callsite.
+pub const AUDIT_TARGET: &str = "switchyard::audit";
+
 /// The most lines that may wait to be written.
 const MAX_QUEUED_LINES: usize = 8192;
 /// The most bytes that may wait to be written.

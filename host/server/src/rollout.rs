@@ -2,6 +2,8 @@
 //! nodes, and comparing candidates. Serves no rooms: the hub has a slot for each plugin, and this module
 //! decides what is in it.
 
+mod activity;
+mod audit;
 mod deploy;
 mod follow;
 mod governance;
@@ -18,19 +20,17 @@ mod view;
 
 pub(crate) use deploy::Deployment;
 pub(crate) use slot::PluginSlot;
+pub(crate) use switchyard_process::log::AUDIT_TARGET;
 pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};
 
 use crate::hub::Hub;
 use arc_swap::ArcSwap;
 use governance::GovernanceState;
 use std::sync::Arc;
-use switchyard_plugin::{Cache, Compiler, Plugin, PluginConfig, StateTables};
+use switchyard_plugin::{Cache, Compiler, PluginConfig, StateTables};
 use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::PluginRegistry;
 use version_compiler::VersionCompiler;
-
-/// The target of the audit log: lines that say who did what.
-pub(crate) const AUDIT_TARGET: &str = "switchyard::audit";
 
 /// How often a change of the version history is attempted while other nodes change it, too.
 const MAX_CHANGE_ATTEMPTS: usize = 20;
@@ -71,9 +71,15 @@ impl Rollout {
 
     /// The plugin with this name in the configuration.
     pub(crate) fn slot(&self, name: &str) -> Result<Arc<PluginSlot>, Refusal> {
-        self.slots.load().iter().find(|slot| slot.has_name(name)).cloned().ok_or_else(|| {
-            let message = format!("no plugin '{}' is configured here", name.escape_debug());
-            Refusal::new(ErrorCode::NotFound, message)
+        let slots = self.slots.load();
+        slots.iter().find(|slot| slot.has_name(name)).cloned().ok_or_else(|| {
+            let names: Vec<_> = slots.iter().map(|slot| slot.name()).collect();
+            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let name = name.escape_debug();
+            Refusal::new(
+                ErrorCode::NotFound,
+                format!("no plugin '{name}' is configured here (configured: {known})"),
+            )
         })
     }
 
@@ -100,12 +106,5 @@ fn log_set_change(slot: &Arc<PluginSlot>, before: &[Arc<PluginSlot>], config: &P
         (false, false) => "rooms of the plugin changed",
         (false, true) => return,
     };
-    tracing::info!(target: AUDIT_TARGET, plugin = slot.name(), rooms, "{what}");
-}
-
-/// Writes the audit line of an activation.
-fn log_activation(plugin: &Plugin, source: &str, by: Option<&str>) {
-    let info = plugin.info();
-    let (name, version, sha256) = (&info.name, &info.version, &info.sha256);
-    tracing::info!(target: AUDIT_TARGET, plugin = %name, %version, %sha256, how = source, by, "version activated");
+    tracing::info!(target: AUDIT_TARGET, plugin = slot.name(), rooms, config = config.digest(), "{what}");
 }

@@ -1,9 +1,13 @@
 //! Plugins of a running node, from the command line.
 
-use super::{stderr, stdout};
+use super::{serve::PORTS, stderr, stdout};
 use serde_json::{Value, json};
-use std::process::Output;
-use switchyard_tests::{KEY, READER, Server, guest, run};
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+};
+use switchyard_tests::{Client, KEY, Process, READER, Server, eventually, guest, replace_file, run};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn plugin(server: &Server, key: &str, arguments: &[&str]) -> Output {
     let arguments = [&["plugin"], arguments, &["--admin", &server.admin]].concat();
@@ -199,10 +203,18 @@ async fn a_config_is_compared_with_the_schema_of_the_plugin() {
     let fields = &info["config_schema"]["properties"]["fields"];
     assert_eq!(fields["properties"]["change"], json!({"type": "string"}), "{info}");
     assert_eq!(fields["additionalProperties"], false, "{info}");
+    let filter = &info["filter_schema"];
+    assert_eq!(filter["properties"]["minChange"]["anyOf"][1], json!({"type": "null"}), "{info}");
+    assert_eq!(filter["additionalProperties"], false, "{info}");
+    let check =
+        ["plugin", "check", &thresholds, "--filter", r#"{"minChange":5}"#, "--filter", r#"{"minChanges":5}"#];
+    let output = run(folder, &check, &[]).await;
+    let problem = "filter.minChanges is not a known field";
+    assert!(output.status.code() == Some(1) && stderr(&output).contains(problem), "{}", stderr(&output));
 
     let server = Server::start(&switchyard_tests::plugin("threshold_filter", r#"["t"]"#, "{}")).await;
     let schemas = server.get("/v1/plugins/threshold_filter/schema").await;
-    assert_eq!(schemas, json!({"config": info["config_schema"]}));
+    assert_eq!(schemas, json!({"config": info["config_schema"], "filter": info["filter_schema"]}));
     let refused = server.refused("GET", "/v1/plugins/threshold_filter/schema", Some(READER), "").await;
     assert_eq!(refused, (403, "forbidden".to_owned()));
 }
@@ -227,4 +239,132 @@ async fn a_config_that_the_schema_does_not_allow_is_reported() {
         (found.status.code(), stderr(&found)),
         (Some(1), format!("switchyard: s.toml:2: {problem}\n"))
     );
+}
+
+/// A process that serves the guest `hostile` for rooms such as `bad:a`, and its configuration file.
+async fn hostile_process(folder: &Path) -> (Process, PathBuf) {
+    let file = folder.join("switchyard.toml");
+    let plugin = switchyard_tests::plugin("hostile", r#"["bad:*"]"#, "{}");
+    std::fs::write(&file, format!("{PORTS}{}{plugin}", Server::keys())).expect("a file");
+    (Process::serve(folder, &["--config", "switchyard.toml"], &[]).await, file)
+}
+
+#[tokio::test]
+async fn every_change_of_a_plugin_leaves_an_audit_line_with_digests() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let (process, file) = hostile_process(folder).await;
+    std::fs::copy(guest("threshold_filter"), folder.join("next.wasm")).expect("a file");
+    let sha256 = |path: &Path| switchyard_plugin::digest(&std::fs::read(path).expect("a plugin"));
+    let (first, second) = (sha256(&guest("hostile")), sha256(&guest("threshold_filter")));
+    for arguments in [
+        &["load", "hostile", "next.wasm", "--shadow"][..],
+        &["drop", "hostile"],
+        &["load", "hostile", "next.wasm", "--shadow"],
+        &["promote", "hostile"],
+        &["rollback", "hostile"],
+    ] {
+        let arguments = [&["plugin"], arguments, &["--admin", &process.admin]].concat();
+        let output = run(folder, &arguments, &[("SWITCHYARD_KEY", KEY)]).await;
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    }
+    let config = |text: &str| text.replace("config = {}", "config = { deliver = \"refuse\" }");
+    let before = std::fs::read_to_string(&file).expect("a configuration");
+    assert_ne!(config(&before), before);
+    replace_file(&file, config(&before));
+    let log = || std::fs::read_to_string(folder.join("stderr")).expect("a log");
+    let changed = eventually("a line", async || {
+        log().lines().find(|line| line.contains("configuration changed")).map(str::to_owned)
+    })
+    .await;
+    let log = log();
+    let audit: Vec<_> = log.lines().filter(|line| line.contains("switchyard::audit")).collect();
+    let has = |what: &str, parts: &[&str]| {
+        let found =
+            audit.iter().any(|line| line.contains(what) && parts.iter().all(|part| line.contains(part)));
+        assert!(found, "no line '{what}' with {parts:?} in {audit:#?}");
+    };
+    let digest = |line: &str, name: &str| {
+        let (_, rest) =
+            line.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("no {name} in {line}"));
+        rest.trim_start_matches('"').chars().take_while(char::is_ascii_hexdigit).collect::<String>()
+    };
+    let (after, before) = (digest(&changed, "config"), digest(&changed, "config_before"));
+    assert!(after.len() == 64 && before.len() == 64 && after != before, "{changed}");
+    assert!(changed.contains(&first), "{changed}");
+    has("version activated", &[&first, &before, "file"]);
+    has("candidate started", &[&second, &before, "acme"]);
+    has("candidate dropped", &[&second, &before, "acme"]);
+    has("version activated", &[&second, &before, "promotion", "acme"]);
+    has("candidate ended", &[&second, &before]);
+    has("version activated", &[&first, &second, &before, "rollback", "acme"]);
+}
+
+#[tokio::test]
+async fn loading_says_at_once_what_is_not_as_expected() {
+    let server = Server::start(&switchyard_tests::plugin("threshold_filter", r#"["t"]"#, "{}")).await;
+    let same = guest("threshold_filter").display().to_string();
+    let output = plugin(&server, KEY, &["load", "threshold_filter", &same]).await;
+    assert!(output.status.success() && stderr(&output).contains("was active already"), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("threshold_filter  active  "), "{}", stdout(&output));
+    // Another version of the contract: a component, whose names tell it without compiling.
+    let component = wit_component::ComponentEncoder::default();
+    let component = component.module(&std::fs::read(guest("threshold_filter")).expect("a plugin"));
+    let mut newer = component.and_then(|mut encoder| encoder.encode()).expect("a component");
+    for at in 0..newer.len() - 5 {
+        if &newer[at..at + 6] == b"@0.2.0" {
+            newer[at..at + 6].copy_from_slice(b"@0.9.0");
+        }
+    }
+    std::fs::write(server.folder().join("newer.wasm"), newer).expect("a file");
+    for (arguments, expected) in [
+        (
+            ["load", "threshold_filter", "newer.wasm"],
+            "was built for switchyard:plugin@0.9.0, but this host supports versions up to switchyard:plugin@0.2.0",
+        ),
+        (
+            ["load", "thresholds", &same],
+            "no plugin 'thresholds' is configured here (configured: threshold_filter)",
+        ),
+    ] {
+        let output = plugin(&server, KEY, &arguments).await;
+        assert!(!output.status.success() && stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    // The node was not asked about the file, and nothing has changed there.
+    assert_eq!(server.get("/v1/plugins/threshold_filter").await["generation"], 1);
+    // Something else that answers every request.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>").await;
+        }
+    });
+    let load = ["plugin", "load", "threshold_filter", &same, "--admin", &format!("http://{address}")];
+    let output = run(server.folder(), &load, &[("SWITCHYARD_KEY", KEY)]).await;
+    let expected =
+        format!("--admin http://{address}: unexpected answer with status 200; is this an admin listener?");
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_candidate_shows_in_the_list_with_its_failures() {
+    let server = Server::start(&switchyard_tests::plugin("threshold_filter", r#"["bad:*"]"#, "{}")).await;
+    let hostile = guest("hostile").display().to_string();
+    let output = plugin(&server, KEY, &["load", "threshold_filter", &hostile, "--shadow"]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut client = Client::connect(&server).await;
+    client.subscribe(json!(["bad:subscribe.panic"])).await;
+    let list = eventually("a failure", async || {
+        let list = stdout(&plugin(&server, KEY, &["list"]).await);
+        list.contains("1 failure").then_some(list)
+    })
+    .await;
+    let digest = switchyard_plugin::digest(&std::fs::read(&hostile).expect("a plugin"));
+    let [active, candidate] = list.lines().collect::<Vec<_>>()[..] else { panic!("{list}") };
+    assert!(active.starts_with("threshold_filter  active  0.1.0  "), "{list}");
+    let config = active.split("  ").find(|part| part.starts_with("config ")).expect("its configuration");
+    assert_eq!(candidate, format!("  candidate  0.1.0  {}  {config}  1 failure", &digest[..12]));
 }

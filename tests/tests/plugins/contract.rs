@@ -36,7 +36,7 @@ fn a_plugin_built_for_the_first_contract_version_runs() {
     let stamp: Value = serde_json::from_slice(&stamp).expect("JSON");
     assert!(stamp["time"].as_u64() > Some(1_700_000_000_000), "{stamp}");
     assert_eq!(plugin.metrics()[1], ("checked", MetricValue::Counter(3)));
-    assert!(governor.stats().status().failures.is_empty());
+    assert!(governor.stats().status().counts.failures.is_empty());
 }
 
 /// The contract without comments and white space, and its version.

@@ -35,7 +35,7 @@ fn a_failure_affects_one_call() {
         assert_eq!(out, [1]);
     }
     let status = governor.stats().status();
-    assert_eq!((status.failures["panic"], status.instances, status.filters), (3, 4, 1));
+    assert_eq!((status.counts.failures["panic"], status.counts.instances, status.filters), (3, 4, 1));
     assert!(status.last_failure.unwrap().contains("told to panic"));
 }
 
@@ -59,7 +59,7 @@ fn repeated_failures_quarantine_the_plugin_and_a_successful_call_ends_it() {
     thread::sleep(Duration::from_millis(1050));
     assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     let status = governor.stats().status();
-    assert_eq!((status.state, status.refused, status.failures["panic"]), (State::Active, 1, 5));
+    assert_eq!((status.state, status.counts.refused, status.counts.failures["panic"]), (State::Active, 1, 5));
 }
 
 fn subscribe_as(governor: &mut Governor, who: &str, filter: &str) -> Result<FilterId, Rejection> {
@@ -80,9 +80,10 @@ fn a_principal_that_makes_a_plugin_fail_is_quarantined_alone() {
     subscribe_as(&mut governor, "mallory", "{}").unwrap_err();
     let status = governor.stats().status();
     assert_eq!(
-        (status.state, status.failures["panic"], status.principals_quarantined),
+        (status.state, status.counts.failures["panic"], status.counts.principals_quarantined),
         (State::Active, 5, 1)
     );
+    assert_eq!(status.quarantined_principals, 1);
 }
 
 /// A filter that fails affects only its own members, and counts against its owner.
@@ -104,7 +105,7 @@ fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
             }
         }
         let status = governor.stats().status();
-        assert_eq!((status.state, status.principals_quarantined), (State::Active, 1), "{misdeed}");
+        assert_eq!((status.state, status.counts.principals_quarantined), (State::Active, 1), "{misdeed}");
         assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
         check(&mut governor, "mallory", "bad:a", "", b"{}").unwrap_err();
     }
@@ -175,7 +176,7 @@ fn a_filter_that_fails_on_history_affects_only_its_reader() {
             .filter("bad:a", "", poison, &ids[..1], Audience::HistoryReader("mallory"), &mut bits)
             .unwrap_err();
     }
-    assert_eq!(governor.stats().status().failures["panic"], 5, "it is not asked any more");
+    assert_eq!(governor.stats().status().counts.failures["panic"], 5, "it is not asked any more");
     governor.filter("bad:a", "", b"{}", &ids[1..], Audience::HistoryReader("alice"), &mut bits).unwrap();
     governor.filter("bad:a", "", b"{}", &ids, Audience::Members(&|| None), &mut bits).unwrap();
     assert!(bits.passes(0) && bits.passes(1));
@@ -188,7 +189,8 @@ fn a_filter_that_fails_on_history_affects_only_its_reader() {
 fn input_that_is_too_large_is_the_clients_error() {
     let mut governor = Governor::new(load("orderbook", &Value::Null), OnFailure::Deny);
     let long = format!(r#"{{"markets":["{}"]}}"#, "x".repeat(70_000));
-    let asked = |governor: &Governor| governor.stats().status().calls.get("subscribe.authorize").copied();
+    let asked =
+        |governor: &Governor| governor.stats().status().counts.calls.get("subscribe.authorize").copied();
     for _ in 0..8 {
         let refusal = subscribe(&mut governor, "trades", &long).unwrap_err();
         assert_eq!(refusal.code, RejectionCode::Invalid, "{refusal}");
@@ -208,7 +210,7 @@ fn a_hundred_filters_take_one_call() {
     governor.matches("trades", "trade", trade, &ids, &mut out).unwrap();
     let passed: Vec<_> = (0..128).filter(|i| out[i / 64] >> (i % 64) & 1 == 1).collect();
     assert_eq!(passed, (0..40).collect::<Vec<_>>());
-    assert_eq!(governor.stats().status().calls["deliver.matches"].0, 1);
+    assert_eq!(governor.stats().status().counts.calls["deliver.matches"].0, 1);
 }
 
 #[test]
@@ -217,11 +219,11 @@ fn equal_filters_are_compiled_once_and_static_plans_cost_no_call() {
     let ids = [r#"{"markets":["b","A"]}"#, r#"{ "markets": ["a", "b", "B"] }"#, "{}", r#"{"markets":[]}"#]
         .map(|filter| subscribe(&mut governor, "trades", filter).unwrap());
     assert_eq!(ids[0], ids[1]);
-    assert_eq!(governor.stats().status().calls["deliver.compile"].0, 3);
+    assert_eq!(governor.stats().status().counts.calls["deliver.compile"].0, 3);
     let mut out = Vec::new();
     governor.matches("trades", "trade", b"{}", &ids[2..], &mut out).unwrap();
     assert_eq!(out, [0b01]);
-    assert!(!governor.stats().status().calls.contains_key("deliver.matches"));
+    assert!(!governor.stats().status().counts.calls.contains_key("deliver.matches"));
 
     // Between others, their bits keep their positions.
     let trade = br#"{"market": "A", "size": "1", "price": "1"}"#;
@@ -267,7 +269,7 @@ fn failures_can_be_configured_to_allow() {
     assert_eq!(check(&mut governor, "alice", "bad:a", "", b"{}"), Ok(Verdict::Pass));
     let grant = governor.authorize(&principal(""), "bad:a", Some("{}"), Counts::default()).unwrap();
     assert_eq!(grant.filter, None);
-    assert_eq!(governor.stats().status().failures["panic"], 4);
+    assert_eq!(governor.stats().status().counts.failures["panic"], 4);
 }
 
 #[test]
@@ -287,11 +289,11 @@ fn verdicts_on_room_names_are_cached() {
     for _ in 0..3 {
         assert_eq!(governor.validate("alice", "Uniswap-v3:Ethereum"), Ok(Some("uniswap-v3:ethereum".into())));
     }
-    assert_eq!(governor.stats().status().calls["room.validate"].0, 1);
+    assert_eq!(governor.stats().status().counts.calls["room.validate"].0, 1);
     for _ in 0..2 {
         assert_eq!(governor.validate("alice", "nonsense").unwrap_err().code, RejectionCode::Invalid);
     }
-    assert_eq!(governor.stats().status().calls["room.validate"].0, 3);
+    assert_eq!(governor.stats().status().counts.calls["room.validate"].0, 3);
     let refusal = governor.authorize(&principal(""), "uniswap-v3:ethereum", Some("{}"), Counts::default());
     assert_eq!(refusal.unwrap_err().code, RejectionCode::Invalid);
 }
@@ -315,7 +317,7 @@ fn a_swap_moves_all_filters_or_fails() {
     let config = json!({ "protocols": ["a"], "chains": ["b"] });
     let error = governor.swap(load("protocol_rooms", &config), OnFailure::Deny).unwrap_err().to_string();
     assert!(error.contains("no deliver hook"), "{error}");
-    assert!(governor.stats().status().failures.is_empty(), "the active version has not failed");
+    assert!(governor.stats().status().counts.failures.is_empty(), "the active version has not failed");
 
     governor.swap(load("hostile", &json!({ "matches": "refuse" })), OnFailure::Deny).unwrap();
     governor.matches("bad:a", "", b"{}", &ids, &mut out).unwrap();
@@ -351,8 +353,8 @@ fn an_instance_whose_memory_has_grown_is_replaced() {
         assert_eq!(governor.matches("trades", "trade", br#"{"size": "2"}"#, &[id], &mut Vec::new()), Ok(()));
     }
     let status = governor.stats().status();
-    assert_eq!((status.recycled, status.instances), (3, 4), "{status:?}");
-    assert!(status.failures.is_empty());
+    assert_eq!((status.counts.recycled, status.counts.instances), (3, 4), "{status:?}");
+    assert!(status.counts.failures.is_empty());
 
     let tight = Budget { memory: 1 << 16, ..budget };
     let error = Plugin::load(engine(), "test", &guest("orderbook"), &Value::Null, tight).err().unwrap();
@@ -372,8 +374,8 @@ fn an_instance_is_replaced_after_many_calls() {
     }
     let status = governor.stats().status();
     // Two of the ten calls are the start and the filter.
-    assert_eq!((status.recycled, status.failures.len()), (12, 0), "{status:?}");
-    assert_eq!((status.filters_asked, status.filters_passed), (100, 100));
+    assert_eq!((status.counts.recycled, status.counts.failures.len()), (12, 0), "{status:?}");
+    assert_eq!((status.counts.filters_asked, status.counts.filters_passed), (100, 100));
 }
 
 #[test]

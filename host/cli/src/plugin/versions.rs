@@ -1,6 +1,7 @@
 //! The commands that list, load, compare and roll back the versions of plugins on running nodes, through the
 //! admin listener of one of them.
 
+use super::node_progress::{is_behind, wait_for_nodes};
 use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
     count::counted,
@@ -9,16 +10,8 @@ use crate::{
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-use switchyard_plugin::{read_signature, signature_file};
-
-/// How long to wait until the other nodes run the new version. Each polls the store twice a second, and
-/// compiles.
-const ROLLOUT_TIMEOUT: Duration = Duration::from_secs(20);
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+use std::path::PathBuf;
+use switchyard_plugin::{check_file, digest, read_signature, signature_file};
 
 #[derive(Args)]
 pub(crate) struct PluginListArgs {
@@ -73,12 +66,13 @@ pub(super) async fn list(args: PluginListArgs) -> anyhow::Result<()> {
     }
     if args.name.is_some() {
         print_plugin(&answer)?;
-        if let Some(reason) = answer["refused"].as_str() {
+        if let Some(reason) = answer["config_refused"].as_str() {
             print_line!("  running with the previous configuration: {reason}")?;
         }
         // A plugin that fails for some principals only is not in quarantine itself.
         if let Some(times @ 1..) = answer["principals_quarantined"].as_u64() {
-            print_line!("  principals quarantined: {}", counted(times, "time"))?;
+            let now = answer["quarantined_principals"].as_u64().unwrap_or_default();
+            print_line!("  principals quarantined: {}, {now} of them now", counted(times, "time"))?;
         }
         if let Some(failure) = answer["last_failure"].as_str().filter(|_| answer["reason"].is_null()) {
             print_line!("  last failure: {failure}")?;
@@ -94,6 +88,10 @@ pub(super) async fn load(args: LoadArgs) -> anyhow::Result<()> {
     let signature_file = signature_file(&args.file);
     let signature = read_signature(&signature_file).with_context(|| signature_file.display().to_string())?;
     let signature = signature.as_deref().map(str::trim);
+    // What can be said without the node's help is said at once, and changes nothing there.
+    check_file(&args.name, &body)?;
+    let sha256 = digest(&body);
+    let before = admin.call("GET", &path(&args.name, "")).await?;
     if args.shadow {
         let path = path(&args.name, "/shadow");
         let plugin = admin.deploy(AdminCall { method: "PUT", path: &path, signature, body }).await?;
@@ -102,7 +100,10 @@ pub(super) async fn load(args: LoadArgs) -> anyhow::Result<()> {
     }
     let path = path(&args.name, "");
     let plugin = admin.deploy(AdminCall { method: "PUT", path: &path, signature, body }).await?;
-    wait_for_nodes(&admin, &args.admin, &args.name, plugin).await
+    if before["plugin"]["sha256"] == sha256.as_str() && before["generation"] == plugin["generation"] {
+        note(format_args!("version {} was active already", short(&before["plugin"]["sha256"])));
+    }
+    finish_activation(&admin, &args.admin, &args.name, plugin).await
 }
 
 pub(super) async fn rollback(args: RollbackArgs) -> anyhow::Result<()> {
@@ -112,7 +113,7 @@ pub(super) async fn rollback(args: RollbackArgs) -> anyhow::Result<()> {
     // The node may have to compile an old version again.
     let call = AdminCall { method: "POST", path: &path, signature: None, body: vec![] };
     let plugin = admin.deploy(call).await?;
-    wait_for_nodes(&admin, &args.admin, &args.name, plugin).await
+    finish_activation(&admin, &args.admin, &args.name, plugin).await
 }
 
 pub(super) async fn promote(args: NameArgs) -> anyhow::Result<()> {
@@ -120,7 +121,7 @@ pub(super) async fn promote(args: NameArgs) -> anyhow::Result<()> {
     let path = path(&args.name, "/shadow/promote");
     let call = AdminCall { method: "POST", path: &path, signature: None, body: vec![] };
     let plugin = admin.deploy(call).await?;
-    wait_for_nodes(&admin, &args.admin, &args.name, plugin).await
+    finish_activation(&admin, &args.admin, &args.name, plugin).await
 }
 
 pub(super) async fn drop_candidate(args: NameArgs) -> anyhow::Result<()> {
@@ -183,23 +184,19 @@ fn print_change(args: &AdminArgs, plugin: &Value, text: &str) -> anyhow::Result<
 }
 
 /// Waits until all nodes run the active version, and prints what each runs. Fails if one does not.
-async fn wait_for_nodes(
+async fn finish_activation(
     admin: &AdminClient,
     args: &AdminArgs,
     name: &str,
-    mut plugin: Value,
+    plugin: Value,
 ) -> anyhow::Result<()> {
-    let (generation, deadline) = (plugin["generation"].as_u64(), Instant::now() + ROLLOUT_TIMEOUT);
-    let is_behind = |node: &Value| node["generation"].as_u64() < generation;
-    while array(&plugin["nodes"]).any(is_behind) && Instant::now() < deadline {
-        tokio::time::sleep(POLL_INTERVAL).await;
-        plugin = admin.call("GET", &path(name, "")).await?;
-    }
+    let generation = plugin["generation"].as_u64();
+    let plugin = wait_for_nodes(admin, name, plugin).await?;
     match args.json {
         true => print_line!("{plugin}")?,
         false => print_plugin(&plugin)?,
     }
-    let is_lagging = |node: &&Value| is_behind(node) || !node["behind"].is_null();
+    let is_lagging = |node: &&Value| is_behind(node, generation) || !node["behind"].is_null();
     let lagging: Vec<_> =
         array(&plugin["nodes"]).filter(is_lagging).map(|node| text_of(&node["host"])).collect();
     match lagging.is_empty() {
@@ -211,7 +208,7 @@ async fn wait_for_nodes(
     }
 }
 
-fn array(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn array(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
@@ -225,28 +222,46 @@ pub(super) fn short(sha256: &Value) -> String {
     sha256.get(..12).unwrap_or(&sha256).to_owned()
 }
 
-/// Prints a line with name, state, version, digest, rooms, and the failure if there is one. If there are
-/// several nodes, or one is behind, also prints a line for each node.
+/// Prints a line with name, state, version, digests of code and configuration, rooms, and the failure if there is
+/// one, and a line for the candidate. If there are several nodes, or one is behind, also prints a line for each.
 fn print_plugin(plugin: &Value) -> Result<(), OutputError> {
     let rooms: Vec<_> = array(&plugin["rooms"]).map(text_of).collect();
     let info = &plugin["plugin"];
     let mut parts = vec![text_of(&plugin["name"]), text_of(&plugin["state"])];
     if info.is_object() {
         parts.extend([text_of(&info["version"]), short(&info["sha256"])]);
+        parts.push(format!("config {}", short(&plugin["config_digest"])));
     }
     parts.push(rooms.join(","));
     parts.extend(plugin["reason"].as_str().map(str::to_owned));
     print_line!("{}", parts.join("  "))?;
+    print_candidate(&plugin["shadow"])?;
     if array(&plugin["nodes"]).count() < 2 && array(&plugin["nodes"]).all(|node| node["behind"].is_null()) {
         return Ok(());
     }
     for node in array(&plugin["nodes"]) {
         let mut parts = vec![text_of(&node["host"]), text_of(&node["state"]), text_of(&node["version"])];
         parts.push(short(&node["sha256"]));
+        parts.extend(
+            node["config_digest"].is_string().then(|| format!("config {}", short(&node["config_digest"]))),
+        );
         parts.extend(node["behind"].as_str().or(node["reason"].as_str()).map(str::to_owned));
         print_line!("  on {}", parts.join("  "))?;
     }
     Ok(())
+}
+
+/// Prints a line for the candidate that runs next to the active version on this node, if there is one.
+fn print_candidate(candidate: &Value) -> Result<(), OutputError> {
+    if candidate.is_null() {
+        return Ok(());
+    }
+    let failures = candidate["status"]["failures"].as_object().into_iter().flatten();
+    let failures = failures.filter_map(|(_, count)| count.as_u64()).sum::<u64>();
+    let mut parts = vec![text_of(&candidate["version"]), short(&candidate["sha256"])];
+    parts.push(format!("config {}", short(&candidate["config_digest"])));
+    parts.push(counted(failures, "failure"));
+    print_line!("  candidate  {}", parts.join("  "))
 }
 
 /// Prints a line with digest, version, state, source, principal, and the failure if there is one.

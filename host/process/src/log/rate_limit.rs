@@ -1,6 +1,7 @@
 //! How often each callsite, a place in the code, may log. A client that makes one callsite log again and
 //! again can neither fill the disk nor hide what other callsites log. Writes nothing itself.
 
+use super::AUDIT_TARGET;
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -22,7 +23,7 @@ pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Targets without a limit here. Each plugin has a limit of its own, so that one cannot hide what another
 /// logs; and every action of an operator is logged.
-const UNLIMITED_TARGETS: [&str; 2] = ["switchyard::guest", "switchyard::audit"];
+const UNLIMITED_TARGETS: [&str; 2] = ["switchyard::guest", AUDIT_TARGET];
 
 /// All callsites that have logged. Their number is bounded by the size of the program.
 #[derive(Clone, Default)]

@@ -1,6 +1,7 @@
 //! The call `GET /metrics`, in the OpenMetrics text format. Counts nothing itself.
 
 mod guests;
+mod versions;
 
 use super::api::Api;
 use crate::rollout::{PluginSlot, PluginState};
@@ -50,46 +51,38 @@ fn write_certificate(api: &Api, text: &mut String) -> std::fmt::Result {
     expires_in.map_or(Ok(()), |seconds| writeln!(text, "{name} {seconds}"))
 }
 
-/// The counters of plugins, which belong to the active version and are read when needed.
 fn write_plugins(api: &Api, text: &mut String) -> std::fmt::Result {
-    let version = |slot: &Arc<PluginSlot>| {
-        let plugin = slot.plugin()?;
-        let (info, status) = (plugin.info(), plugin.stats().status());
-        let (version, digest) = (escape(&info.version), &info.sha256[..12]);
-        Some((format!("plugin=\"{}\",version=\"{version}\",sha256=\"{digest}\"", info.name), status))
-    };
-    let versions: Vec<_> = api.rollout.slots().iter().filter_map(version).collect();
-    for (family, kind, help) in FAMILIES {
-        writeln!(text, "# HELP switchyard_{family} {help}.")?;
-        writeln!(text, "# TYPE switchyard_{family} {kind}")?;
-        let name = format!("switchyard_{family}");
-        for (labels, status) in &versions {
-            let mut line = |suffix: &str, more: &str, value: f64| {
-                writeln!(text, "{name}{suffix}{{{labels}{more}}} {value}")
-            };
-            match family {
-                "plugin_calls" => status.calls.iter().try_for_each(|(hook, (calls, _))| {
-                    line("_total", &format!(",hook=\"{hook}\""), *calls as f64)
-                })?,
-                "plugin_seconds" => status.calls.iter().try_for_each(|(hook, (_, nanos))| {
-                    line("_total", &format!(",hook=\"{hook}\""), *nanos as f64 / 1e9)
-                })?,
-                "plugin_failures" => {
-                    status.failures_by_hook.iter().try_for_each(|((hook, kind), count)| {
-                        line("_total", &format!(",hook=\"{hook}\",kind=\"{kind}\""), *count as f64)
-                    })?
-                }
-                "plugin_refused" => line("_total", "", status.refused as f64)?,
-                "plugin_instances" => line("_total", "", status.instances as f64)?,
-                "plugin_recycled" => line("_total", "", status.recycled as f64)?,
-                "plugin_filters_asked" => line("_total", "", status.filters_asked as f64)?,
-                "plugin_filters_passed" => line("_total", "", status.filters_passed as f64)?,
-                _ => line("", "", status.filters as f64)?,
-            }
-        }
-    }
+    let slots = api.rollout.slots();
+    versions::write(&slots, text)?;
+    write_active_versions(&slots, text)?;
     write_plugin_state(api, text)?;
     write_states(api, text)
+}
+
+/// What is known about the active versions at this moment.
+fn write_active_versions(slots: &[Arc<PluginSlot>], text: &mut String) -> std::fmt::Result {
+    let active = |slot: &Arc<PluginSlot>| slot.plugin().map(|plugin| (slot.name(), plugin));
+    let active: Vec<_> = slots.iter().filter_map(active).collect();
+    let statuses: Vec<_> = active.iter().map(|(_, plugin)| plugin.stats().status()).collect();
+    let name = "switchyard_plugin_filters";
+    writeln!(text, "# HELP {name} Distinct filters in use.\n# TYPE {name} gauge")?;
+    for ((slot, plugin), status) in active.iter().zip(&statuses) {
+        let (version, digest) = (escape(&plugin.info().version), &plugin.info().sha256[..12]);
+        let labels = format!("plugin=\"{slot}\",version=\"{version}\",sha256=\"{digest}\"");
+        writeln!(text, "{name}{{{labels}}} {}", status.filters)?;
+    }
+    let name = "switchyard_plugin_quarantined_principals";
+    writeln!(text, "# HELP {name} Principals that are quarantined for a plugin.\n# TYPE {name} gauge")?;
+    for ((slot, _), status) in active.iter().zip(&statuses) {
+        writeln!(text, "{name}{{plugin=\"{slot}\"}} {}", status.quarantined_principals)?;
+    }
+    let name = "switchyard_plugin_config_info";
+    writeln!(text, "# HELP {name} Settings with which the active version runs.\n# TYPE {name} gauge")?;
+    for (slot, plugin) in &active {
+        let digest = plugin.config_digest();
+        writeln!(text, "{name}{{plugin=\"{slot}\",digest=\"{}\"}} 1", digest.get(..12).unwrap_or(digest))?;
+    }
+    Ok(())
 }
 
 /// What plugins keep beyond their instances and versions.
@@ -120,22 +113,6 @@ const STATE_FAMILIES: [(&str, &str, &str); 4] = [
     ("plugin_state_entries", "gauge", "Buckets and values in a plugin's state"),
     ("plugin_state_evictions", "counter", "Entries that were evicted to make room for others"),
     ("plugin_state_refusals", "counter", "Entries that were not kept because there was no room"),
-];
-
-const FAMILIES: [(&str, &str, &str); 9] = [
-    ("plugin_calls", "counter", "Calls of a plugin's hooks"),
-    ("plugin_seconds", "counter", "Time spent in a plugin's hooks"),
-    ("plugin_failures", "counter", "Calls that failed, by hook and kind"),
-    ("plugin_refused", "counter", "Calls not made because of a quarantine"),
-    ("plugin_instances", "counter", "Instances started"),
-    (
-        "plugin_recycled",
-        "counter",
-        "Instances replaced because they had grown too large or had served their number of calls",
-    ),
-    ("plugin_filters_asked", "counter", "Evaluations of a filter for a message"),
-    ("plugin_filters_passed", "counter", "Evaluations in which the message passed the filter"),
-    ("plugin_filters", "gauge", "Distinct filters in use"),
 ];
 
 /// The state of each plugin: 1 for the current state, 0 for the others.

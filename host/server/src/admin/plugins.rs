@@ -8,9 +8,7 @@ use super::{
     query::QueryParameters,
 };
 use crate::hub::conflict;
-use crate::rollout::{
-    AUDIT_TARGET, Deployment, NodeReport, PluginReport, PluginSlot, PluginState, PluginView,
-};
+use crate::rollout::{Deployment, NodeReport, PluginReport, PluginSlot, PluginState, PluginView};
 use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
@@ -68,6 +66,8 @@ pub(super) async fn show(
 pub(super) struct PluginSchemas {
     /// Of its configuration.
     config: Option<serde_json::Value>,
+    /// Of the filters of its rooms.
+    filter: Option<serde_json::Value>,
 }
 
 pub(super) async fn schema(
@@ -79,7 +79,8 @@ pub(super) async fn schema(
     let slot = api.rollout.slot(&name?.0)?;
     let none = || conflict(format!("plugin '{}' has no active version", slot.name()));
     let plugin = slot.plugin().ok_or_else(none)?;
-    Ok(Json(PluginSchemas { config: plugin.info().config_schema.clone() }))
+    let info = plugin.info();
+    Ok(Json(PluginSchemas { config: info.config_schema.clone(), filter: info.filter_schema.clone() }))
 }
 
 /// The header with the signature of the Wasm in the body.
@@ -138,8 +139,8 @@ pub(super) async fn start_shadow(
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "start candidates")?;
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
-    let slot = api.rollout.start_shadow(&name?.0, body.clone(), signature(&headers)).await?;
-    log_audit(&key.principal, &slot, "candidate started");
+    let (signature, by) = (signature(&headers), &key.principal);
+    let slot = api.rollout.start_shadow(&name?.0, body.clone(), signature, by).await?;
     Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
@@ -149,8 +150,7 @@ pub(super) async fn stop_shadow(
     name: NamePath,
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "drop candidates")?;
-    let slot = api.rollout.stop_shadow(&name?.0).await?;
-    log_audit(&key.principal, &slot, "candidate dropped");
+    let slot = api.rollout.stop_shadow(&name?.0, &key.principal).await?;
     Ok(Json(details(&slot, &read_reports(&api).await)))
 }
 
@@ -176,11 +176,6 @@ pub(super) async fn promote(
     let key = caller.require(Scope::Admin, "promote candidates")?;
     let slot = api.rollout.promote(&name?.0, Some(key.principal.to_string())).await?;
     Ok(Json(details(&slot, &read_reports(&api).await)))
-}
-
-/// Writes an audit line. Activations write theirs in `rollout`.
-fn log_audit(by: &str, slot: &PluginSlot, what: &str) {
-    tracing::info!(target: AUDIT_TARGET, by, plugin = slot.name(), "{what}");
 }
 
 /// The latest reports of all nodes. The memory store has only those of this node. Empty if the store does not

@@ -101,8 +101,11 @@ pub(super) async fn record(
     let recording = Recording::start(plugin, data).ok_or_else(|| {
         conflict(format!("plugin '{name}' is being recorded on this node; try again when that has ended"))
     })?;
-    tracing::info!(target: AUDIT_TARGET, by = &*by, plugin = name, ?duration, data, "recording started");
-    let info = recording.plugin().info();
+    let (info, config) = (recording.plugin().info(), recording.plugin().config_digest());
+    tracing::info!(
+        target: AUDIT_TARGET, by = &*by, plugin = name, version = info.version, sha256 = info.sha256, config,
+        ?duration, data, "recording started"
+    );
     let head = json!({ "recording": {
         "plugin": name, "package": info.package, "version": info.version, "sha256": info.sha256, "data": data,
     }});

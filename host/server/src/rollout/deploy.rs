@@ -3,7 +3,9 @@
 //! `rollback.rs`, `follow.rs` and `start.rs`.
 
 use super::{
-    AUDIT_TARGET, MAX_CHANGE_ATTEMPTS, Rollout, log_activation,
+    AUDIT_TARGET, MAX_CHANGE_ATTEMPTS, Rollout,
+    activity::{LoadResult, LoadSource, is_temporary},
+    audit,
     slot::{ActiveVersion, PluginSlot},
 };
 use crate::hub::{conflict, stopping, unavailable};
@@ -80,6 +82,7 @@ impl Rollout {
             }
             (Err(refusal), false) => {
                 slot.store_config(&config);
+                slot.activity.record_load(LoadSource::File, &Err(refusal.clone()));
                 return Err(refusal);
             }
             (read, true) => {
@@ -115,13 +118,21 @@ impl Rollout {
                 let _activating = slot.rollout_lock.lock().await;
                 // Another version may have been activated during the compilation.
                 if outdated().is_some_and(|active| active == sha256) {
-                    self.activate(slot, ActiveVersion { plugin, config: config.clone() }, true).await?;
+                    let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
+                    let previous = self.activate(slot, version, true).await?;
                     slot.store_config(config);
+                    audit::log_config_change(previous.as_ref(), &plugin);
                 }
-                Ok(())
+                Ok(LoadResult::Active)
             };
-            let restarted: Result<(), Refusal> = restarted.await;
+            let restarted: Result<_, Refusal> = restarted.await;
             slot.finish_loading(&sha256, &restarted);
+            slot.activity.record_load(LoadSource::Config, &restarted);
+            if let Err(refusal) = &restarted
+                && !is_temporary(refusal)
+            {
+                audit::log_failed_load(config, &sha256, LoadSource::Config, None, &refusal.message);
+            }
             restarted?;
         }
         Ok(())
@@ -138,17 +149,17 @@ impl Rollout {
     ) -> Result<(), Refusal> {
         let sha256 = digest(&deployment.code);
         let _loading = slot.begin_loading(&sha256);
-        let (source, by) = (deployment.source, deployment.by.clone());
+        let (source, by) = (LoadSource::from(deployment.source), deployment.by.clone());
         let mut deployed = self.try_deploy(slot, config, &sha256, deployment, seen).await;
-        if let (Err(refusal), ActivationSource::File) = (&mut deployed, source) {
+        if let (Err(refusal), LoadSource::File) = (&mut deployed, source) {
             refusal.message += &format!(" ({})", config.file.display());
         }
         slot.finish_loading(&sha256, &deployed);
         if let (Err(refusal), Some(by)) = (&deployed, &by) {
-            let (plugin, how, reason) = (slot.name(), source.name(), &refusal.message);
-            tracing::error!(target: AUDIT_TARGET, %plugin, %sha256, how, by, "version not loaded: {reason}");
+            audit::log_failed_load(config, &sha256, source, Some(by), &refusal.message);
         }
-        deployed
+        slot.activity.record_load(source, &deployed);
+        deployed.map(drop)
     }
 
     async fn try_deploy(
@@ -158,7 +169,7 @@ impl Rollout {
         sha256: &str,
         deployment: Deployment,
         seen: Option<VersionHistory>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<LoadResult, Refusal> {
         let (name, signature) = (config.name(), deployment.signature.as_deref());
         // This comes before everything else, also for a version that is still compiled here.
         let signed_by = config
@@ -172,18 +183,18 @@ impl Rollout {
             && slot.plugin().is_some_and(|plugin| has_same_signer(&plugin))
             && history.current == sha256
         {
-            return Ok(());
+            return Ok(LoadResult::Unchanged);
         }
         let plugin = match slot.earlier(sha256, config).filter(has_same_signer) {
             Some(plugin) => plugin,
-            None => self.compiler.compile(config, &deployment.code, signature).await?,
+            None => self.compiler.compile(config, &deployment.code, signature, &slot.series).await?,
         };
         let (rollout, slot, config) = (self.clone(), slot.clone(), config.clone());
         // On a task of its own: if the caller goes away, this must not stop halfway.
         let rolled_out = tokio::spawn(async move {
             rollout.roll_out(&slot, &config, plugin, deployment, &seen.unwrap_or(history)).await
         });
-        rolled_out.await.unwrap_or_else(|_| Err(stopping()))
+        rolled_out.await.unwrap_or_else(|_| Err(stopping())).map(|()| LoadResult::Active)
     }
 
     /// Activates a compiled version on this node and records it in the store. `seen` is the history from
@@ -211,7 +222,7 @@ impl Rollout {
                 return Err(unavailable(error));
             }
         }
-        log_activation(&plugin, deployment.source.name(), deployment.by.as_deref());
+        audit::log_activation(&plugin, deployment.source.into(), deployment.by.as_deref());
         let (package, before) = (&plugin.info().package, previous.map(|p| p.plugin.info().package.clone()));
         if let Some(before) = before.filter(|before| before != package) {
             tracing::warn!(
@@ -296,7 +307,7 @@ impl Rollout {
             ))
         };
         let code = code.filter(|code| digest(code) == sha256).ok_or_else(gone)?;
-        self.compiler.compile(config, &code, signature.as_deref()).await
+        self.compiler.compile(config, &code, signature.as_deref(), &slot.series).await
     }
 
     /// Activates a version on this node, between two messages, and returns the one before. With
@@ -329,7 +340,14 @@ impl Rollout {
         version.plugin.state().set_budget(version.config.budget.state);
         let watched = previous.clone().filter(|_| on_probation && !version.config.probation.is_zero());
         let probation = watched.map(|previous| self.watch(slot, &version, previous, quarantines));
-        slot.state().set_active(version, probation);
+        let candidate = slot.state().set_active(version, probation);
+        if let Some(candidate) = candidate {
+            audit::log_candidate(
+                candidate.shadow.plugin(),
+                None,
+                "candidate ended: another version is active",
+            );
+        }
         Ok(previous)
     }
 

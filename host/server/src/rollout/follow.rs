@@ -2,12 +2,14 @@
 //! history.
 
 use super::{
-    Rollout, log_activation,
+    Rollout,
+    activity::{LoadResult, LoadSource, is_temporary},
+    audit,
     slot::{ActiveVersion, PluginSlot},
 };
 use crate::hub::unavailable;
 use std::sync::Arc;
-use switchyard_protocol::{ErrorCode, Refusal};
+use switchyard_protocol::Refusal;
 use switchyard_store::{StoredPlugins, VersionHistory};
 
 impl Rollout {
@@ -80,11 +82,17 @@ impl Rollout {
         };
         let followed: Result<_, Refusal> = followed.await;
         slot.finish_loading(&sha256, &followed);
+        let outcome = followed.as_ref().map(|followed| followed.as_ref().map(|_| LoadResult::Active));
+        if let Some(outcome) = outcome.map_err(Refusal::clone).transpose() {
+            slot.activity.record_load(LoadSource::Store, &outcome);
+        }
         match followed {
-            Ok(Some(plugin)) => log_activation(&plugin, "another node", None),
+            Ok(Some(plugin)) => {
+                audit::log_activation(&plugin, LoadSource::Store, None);
+            }
             Ok(None) => return Ok(()),
             // Both may be temporary.
-            Err(refusal) if matches!(refusal.code, ErrorCode::StoreUnavailable | ErrorCode::Overloaded) => {
+            Err(refusal) if is_temporary(&refusal) => {
                 return Err(refusal);
             }
             Err(refusal) => {

@@ -3,6 +3,8 @@
 
 use super::{
     MAX_CHANGE_ATTEMPTS, Rollout,
+    activity::WithdrawalKind,
+    audit,
     slot::{ActiveVersion, PluginSlot, Probation},
     view::FailedVersion,
 };
@@ -51,16 +53,21 @@ impl Rollout {
         let reason =
             format!("it failed repeatedly on probation and was rolled back automatically; {failure}");
         let back_to = previous.sha256().to_owned();
-        if let Err(error) = self.activate(slot, previous, false).await {
+        if let Err(error) = self.activate(slot, previous.clone(), false).await {
             return tracing::error!(
                 plugin = name,
                 error = error.message,
                 "the previous version cannot be activated again"
             );
         }
-        tracing::error!(plugin = name, sha256, back_to, "version withdrawn: {reason}");
+        let is_same_code = back_to == sha256;
+        slot.activity.record_withdrawal(match is_same_code {
+            true => WithdrawalKind::Config,
+            false => WithdrawalKind::Probation,
+        });
+        audit::log_withdrawal(plugin, &previous, &reason);
         slot.state().failed = Some(FailedVersion::now(Some(&sha256), &reason));
-        if back_to == sha256 {
+        if is_same_code {
             return;
         }
         for _ in 0..MAX_CHANGE_ATTEMPTS {

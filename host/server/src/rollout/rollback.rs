@@ -1,7 +1,9 @@
 //! Rolling back: an earlier version is activated again, on all nodes.
 
 use super::{
-    Rollout, log_activation,
+    Rollout,
+    activity::{LoadResult, LoadSource, WithdrawalKind},
+    audit,
     slot::{ActiveVersion, PluginSlot},
 };
 use crate::hub::{conflict, stopping, unavailable};
@@ -68,9 +70,14 @@ impl Rollout {
             let changed = self.registry().change(name, change).await;
             let refusal = match changed {
                 Ok(true) => {
+                    let previous = previous.as_ref().map(ActiveVersion::sha256);
+                    // Going to a newer version withdraws none.
+                    if previous.is_some_and(|sha256| history.find(sha256) != next.find(sha256)) {
+                        slot.activity.record_withdrawal(WithdrawalKind::Rollback);
+                    }
+                    audit::log_rollback(previous, &plugin, by);
                     slot.state().history = next;
-                    log_activation(&plugin, "rollback", by);
-                    return Ok(());
+                    return Ok(LoadResult::Active);
                 }
                 Ok(false) => changed_meanwhile(),
                 Err(error) => unavailable(error),
@@ -78,9 +85,13 @@ impl Rollout {
             self.revert(slot, previous).await;
             Err(refusal)
         };
-        let rolled_back = rolled_back.await;
+        let rolled_back: Result<_, Refusal> = rolled_back.await;
         slot.finish_loading(&target, &rolled_back);
-        rolled_back
+        slot.activity.record_load(LoadSource::Rollback, &rolled_back);
+        if let Err(refusal) = &rolled_back {
+            audit::log_failed_load(&config, &target, LoadSource::Rollback, by, &refusal.message);
+        }
+        rolled_back.map(drop)
     }
 }
 

@@ -3,27 +3,41 @@
 
 use super::{
     Rollout,
+    activity::{LoadResult, LoadSource},
+    audit,
     deploy::Deployment,
     slot::{Candidate, PluginSlot},
 };
 use crate::hub::{cannot_start_thread, conflict};
 use bytes::Bytes;
 use std::sync::Arc;
-use switchyard_plugin::Shadow;
+use switchyard_plugin::{Plugin, Shadow, digest};
 use switchyard_protocol::{Refusal, unix_ms};
 use switchyard_store::ActivationSource;
 
 impl Rollout {
-    /// Starts a candidate, replacing the one before. It ends when another version is activated.
+    /// Starts a candidate, replacing the one before. It ends when another version is activated. `by` is the
+    /// principal who asks for it.
     pub(crate) async fn start_shadow(
         &self,
         name: &str,
         code: Bytes,
         signature: Option<String>,
+        by: &str,
     ) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
-        self.start_candidate(&slot, code, signature).await?;
-        Ok(slot)
+        let sha256 = digest(&code);
+        let started = self.start_candidate(&slot, code, signature).await;
+        let outcome = started.as_ref().map(|_| LoadResult::Active).map_err(Refusal::clone);
+        slot.activity.record_load(LoadSource::Shadow, &outcome);
+        match &started {
+            Ok(candidate) => audit::log_candidate(candidate, Some(by), "candidate started"),
+            Err(refusal) => {
+                let config = slot.config();
+                audit::log_failed_load(&config, &sha256, LoadSource::Shadow, Some(by), &refusal.message);
+            }
+        }
+        started.map(|_| slot)
     }
 
     async fn start_candidate(
@@ -31,7 +45,7 @@ impl Rollout {
         slot: &PluginSlot,
         code: Bytes,
         signature: Option<String>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Arc<Plugin>, Refusal> {
         let _deploying = slot.deploy_lock.lock().await;
         if slot.plugin().is_none() {
             let name = slot.name();
@@ -40,21 +54,24 @@ impl Rollout {
             return Err(conflict(message));
         }
         let config = slot.config.load_full();
-        let plugin = self.compiler.compile(&config, &code, signature.as_deref()).await?;
+        let signed = signature.as_deref();
+        let plugin = self.compiler.compile_candidate(&config, &code, signed, &slot.series).await?;
         let _activating = slot.rollout_lock.lock().await;
-        let shadow = Shadow::start(plugin).map_err(|error| cannot_start_thread("of a candidate", error))?;
+        let shadow =
+            Shadow::start(plugin.clone()).map_err(|error| cannot_start_thread("of a candidate", error))?;
         self.hub.set_mirror(slot.id, Some(shadow.mirror()));
         slot.state().candidate = Some(Candidate { shadow, code, signature, since: unix_ms() });
-        Ok(())
+        Ok(plugin)
     }
 
-    /// Ends the candidate.
-    pub(crate) async fn stop_shadow(&self, name: &str) -> Result<Arc<PluginSlot>, Refusal> {
+    /// Ends the candidate. `by` is the principal who asks for it.
+    pub(crate) async fn stop_shadow(&self, name: &str, by: &str) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
         {
             let _activating = slot.rollout_lock.lock().await;
-            slot.state().candidate.take().ok_or_else(|| no_candidate(name))?;
+            let candidate = slot.state().candidate.take().ok_or_else(|| no_candidate(name))?;
             self.hub.set_mirror(slot.id, None);
+            audit::log_candidate(candidate.shadow.plugin(), Some(by), "candidate dropped");
         }
         Ok(slot)
     }

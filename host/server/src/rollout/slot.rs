@@ -1,7 +1,10 @@
 //! One plugin of a node: its configuration, its versions here, and the locks under which those change. Does
 //! not decide which version is active.
 
-use super::view::{FailedVersion, PluginState};
+use super::{
+    activity::SlotActivity,
+    view::{FailedVersion, PluginState},
+};
 use crate::{
     blocking::{self, BlockingError},
     hub::{CompiledVersion, SlotId, cannot_start_thread},
@@ -12,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
-use switchyard_plugin::{Plugin, PluginConfig, PluginFile, Shadow, Trust};
+use switchyard_plugin::{Plugin, PluginConfig, PluginFile, PluginSeries, Shadow, Trust};
 use switchyard_process::{file::UnusableFile, lock::LockExt};
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
 use switchyard_store::VersionHistory;
@@ -28,6 +31,10 @@ pub(crate) struct PluginSlot {
     pub(super) config: ArcSwap<PluginConfig>,
     /// Never held across an await.
     state: Mutex<SlotState>,
+    /// What its versions have counted.
+    pub(crate) series: PluginSeries,
+    /// What was done with its versions.
+    pub(crate) activity: SlotActivity,
     /// Held while a version is activated and recorded in the store, so that only one is at a time. Not held
     /// while a version is compiled, so that a rollback never waits for a compilation.
     pub(super) rollout_lock: tokio::sync::Mutex<()>,
@@ -102,6 +109,8 @@ impl PluginSlot {
             id,
             config: ArcSwap::from_pointee(config),
             state: Mutex::default(),
+            series: PluginSeries::default(),
+            activity: SlotActivity::default(),
             rollout_lock: Default::default(),
             reload_lock: Default::default(),
             deploy_lock: Default::default(),
@@ -225,12 +234,17 @@ impl PluginSlot {
 }
 
 impl SlotState {
-    /// Makes a version the active one, and returns the one before. This ends the probation and the candidate.
-    pub(super) fn set_active(&mut self, version: ActiveVersion, probation: Option<Probation>) {
+    /// Makes a version the active one. This ends the probation and the candidate, which is returned.
+    pub(super) fn set_active(
+        &mut self,
+        version: ActiveVersion,
+        probation: Option<Probation>,
+    ) -> Option<Candidate> {
         self.earlier.retain(|earlier| !earlier.is(version.sha256(), &version.config));
         self.earlier.splice(0..0, self.active.take());
         self.earlier.truncate(MAX_EARLIER_VERSIONS);
-        (self.active, self.probation, self.candidate) = (Some(version), probation, None);
+        (self.active, self.probation) = (Some(version), probation);
+        self.candidate.take()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{
     Rollout,
+    activity::LoadSource,
     deploy::{Deployment, FILE_READ_TIMEOUT},
     slot::PluginSlot,
     view::FailedVersion,
@@ -81,6 +82,7 @@ impl Rollout {
             }
             Err(refusal) => {
                 slot.state().failed = Some(FailedVersion::now(None, &refusal.message));
+                slot.activity.record_load(LoadSource::File, &Err(refusal.clone()));
                 Err(refusal)
             }
         };

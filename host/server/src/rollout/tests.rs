@@ -153,7 +153,7 @@ async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
     let node = TestNode::started(&registry, Some(version(1))).await;
     let no_candidate = node.rollout.promote(NAME, None).await.err().unwrap();
     assert_eq!(no_candidate.code, ErrorCode::Conflict);
-    node.rollout.start_shadow(NAME, version(2), None).await.unwrap();
+    node.rollout.start_shadow(NAME, version(2), None, "ann").await.unwrap();
     assert_eq!(node.limit().await, Some(1), "the active version answers");
     assert_eq!(history(&registry).await.generation, 1, "other nodes know nothing of it");
     eventually("the comparison", async || {
@@ -170,13 +170,14 @@ async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_candidate_sees_nothing_more() {
     let node = TestNode::started(&TestRegistry::new(), Some(version(1))).await;
-    node.rollout.start_shadow(NAME, version(2), None).await.unwrap();
+    node.rollout.start_shadow(NAME, version(2), None, "ann").await.unwrap();
     let plugin = node.slot().state().candidate.as_ref().unwrap().shadow.plugin().clone();
     node.limit().await;
-    eventually("a call", async || plugin.stats().status().calls.contains_key("connect.authorize")).await;
-    let calls = || plugin.stats().status().calls["connect.authorize"].0;
+    eventually("a call", async || plugin.stats().status().counts.calls.contains_key("connect.authorize"))
+        .await;
+    let calls = || plugin.stats().status().counts.calls["connect.authorize"].0;
     assert_eq!(calls(), 1);
-    node.rollout.stop_shadow(NAME).await.unwrap();
+    node.rollout.stop_shadow(NAME, "ann").await.unwrap();
     node.limit().await;
     // The candidate's thread keeps the plugin until it has ended.
     eventually("the end of its thread", async || Arc::strong_count(&plugin) == 1).await;

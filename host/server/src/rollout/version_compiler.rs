@@ -5,7 +5,8 @@ use crate::{blocking, hub::cannot_start_thread};
 use bytes::Bytes;
 use std::sync::Arc;
 use switchyard_plugin::{
-    Cache, Compilation, Compiler, Engine, EngineError, Plugin, PluginConfig, StateTables, VersionError,
+    Cache, Compilation, Compiler, Engine, EngineError, Plugin, PluginConfig, PluginSeries, StateTables,
+    VersionError,
 };
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -43,13 +44,37 @@ impl VersionCompiler {
         Self { engine: OnceCell::new(), vitals, states, cache: cache.map(Arc::new), compiler }
     }
 
-    /// Verifies and compiles. Dropping the future cancels the compilation.
+    /// Verifies and compiles a version that is to be active, and counts its calls in these series. Dropping the
+    /// future cancels the compilation.
     pub(super) async fn compile(
         &self,
         config: &Arc<PluginConfig>,
         code: &Bytes,
         signature: Option<&str>,
+        series: &PluginSeries,
     ) -> Result<Arc<Plugin>, Refusal> {
+        let plugin = self.compile_uncounted(config, code, signature).await?;
+        Ok(Arc::new(plugin.with_series(series)))
+    }
+
+    /// The same for a candidate.
+    pub(super) async fn compile_candidate(
+        &self,
+        config: &Arc<PluginConfig>,
+        code: &Bytes,
+        signature: Option<&str>,
+        series: &PluginSeries,
+    ) -> Result<Arc<Plugin>, Refusal> {
+        let plugin = self.compile_uncounted(config, code, signature).await?;
+        Ok(Arc::new(plugin.with_candidate_series(series)))
+    }
+
+    async fn compile_uncounted(
+        &self,
+        config: &Arc<PluginConfig>,
+        code: &Bytes,
+        signature: Option<&str>,
+    ) -> Result<Plugin, Refusal> {
         let start = async || Ok(Engine::start(&self.vitals, self.compiler)?.with_cache(self.cache.clone()));
         let engine = self.engine.get_or_try_init(start).await.cloned().map_err(|error| match error {
             EngineError::DeadlineThread(error) => {
@@ -63,7 +88,7 @@ impl VersionCompiler {
         let engine = engine.with_compilation(compilation.0.clone());
         let compile = move || config.compile(&engine, &code, signature.as_deref());
         match blocking::run("compiles a plugin", compile).await {
-            Ok(Ok(plugin)) => Ok(Arc::new(plugin.with_state(state))),
+            Ok(Ok(plugin)) => Ok(plugin.with_state(state)),
             Ok(Err(VersionError { reason, is_retryable: true })) => {
                 Err(Refusal::retry(ErrorCode::Overloaded, reason, RETRY_AFTER_MS))
             }

@@ -62,9 +62,12 @@ pub(crate) struct PluginView {
     pub generation: u64,
     #[serde(flatten)]
     pub active: Option<ActiveView>,
+    /// Identifies the settings with which the active version runs, or would run: `config`, `headers`, `budget` and
+    /// `on_failure`.
+    pub config_digest: String,
     /// Why the active version could not be restarted with a changed configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
+    pub config_refused: Option<String>,
     /// The version that was loaded last comes first.
     pub versions: Vec<VersionView>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +107,7 @@ pub(crate) struct VersionView {
 pub(crate) struct CandidateView {
     sha256: String,
     version: String,
+    config_digest: String,
     /// Unix milliseconds.
     since: u64,
     #[serde(flatten)]
@@ -131,6 +135,9 @@ pub(crate) struct PluginReport {
     pub sha256: Option<String>,
     pub version: Option<String>,
     pub generation: u64,
+    /// Identifies the settings with which the version runs. Earlier releases do not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_digest: Option<String>,
     #[serde(flatten)]
     pub state: PluginState,
     /// Why the node does not run the version that is active on other nodes.
@@ -166,8 +173,9 @@ impl PluginSlot {
             rooms: self.config.load().rooms.clone(),
             state: state.plugin_state(),
             generation: state.history.generation,
+            config_digest: state.config_digest().unwrap_or_else(|| self.config.load().digest()),
             active,
-            refused: state.refused_config(),
+            config_refused: state.refused_config(),
             versions: state.versions(),
             shadow: state.candidate.as_ref().map(Candidate::view),
         }
@@ -182,6 +190,7 @@ impl PluginSlot {
         PluginReport {
             version: info.map(|info| info.version.clone()),
             generation: state.history.generation,
+            config_digest: state.config_digest(),
             state: state.plugin_state().without_remaining_time(),
             behind: is_behind.then(reason).flatten(),
             sha256,
@@ -204,7 +213,8 @@ impl Candidate {
     fn view(&self) -> CandidateView {
         let (info, (report, status)) = (self.shadow.plugin().info(), self.shadow.report());
         let (sha256, version) = (info.sha256.clone(), info.version.clone());
-        CandidateView { sha256, version, since: self.since, report, status }
+        let config_digest = self.shadow.plugin().config_digest().to_owned();
+        CandidateView { sha256, version, config_digest, since: self.since, report, status }
     }
 }
 
@@ -227,6 +237,11 @@ impl SlotState {
             Some(ends_in_ms) if ends_in_ms > 0 => PluginState::Probation { ends_in_ms: Some(ends_in_ms) },
             _ => PluginState::Active,
         }
+    }
+
+    /// Identifies the settings with which the active version runs.
+    fn config_digest(&self) -> Option<String> {
+        self.active.as_ref().map(|active| active.plugin.config_digest().to_owned())
     }
 
     fn refused_config(&self) -> Option<String> {
