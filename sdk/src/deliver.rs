@@ -56,4 +56,10 @@ pub trait Deliver: Plugin {
         let _ = filter;
         Plan::Ask
     }
+
+    /// A JSON Schema of [`Deliver::Filter`], for those who write clients. By default it is made from the type, with
+    /// [`schema_of`](crate::schema_of). The host shows it and refuses no filter because of it.
+    fn filter_schema() -> Option<String> {
+        Some(crate::schema_of::<Self::Filter>())
+    }
 }

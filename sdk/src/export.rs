@@ -53,6 +53,11 @@ pub trait Exports: Plugin {
         Box::new(NoFilters)
     }
 
+    /// See [`crate::Deliver::filter_schema`].
+    fn filter_schema() -> Option<String> {
+        None
+    }
+
     /// Whether the host calls `hook`. Listing `deliver` includes `subscribe`, which brings filters into
     /// canonical form and rejects invalid ones early.
     fn has(hook: Hook) -> bool {
@@ -122,6 +127,9 @@ macro_rules! __hook {
     (call deliver) => {
         fn filters() -> Box<dyn $crate::internal::FilterTable<Self>> {
             Box::new(<$crate::internal::Filters<Self> as Default>::default())
+        }
+        fn filter_schema() -> Option<String> {
+            <Self as $crate::Deliver>::filter_schema()
         }
     };
     (name $other:ident) => {

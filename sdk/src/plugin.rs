@@ -31,11 +31,6 @@ pub trait Plugin: Sized + 'static {
     fn config_schema() -> Option<String> {
         Some(crate::schema_of::<Self::Config>())
     }
-
-    /// A JSON Schema of the filters in the plugin's rooms, for those who write clients. `None` by default.
-    fn filter_schema() -> Option<String> {
-        None
-    }
 }
 
 /// The configuration of a plugin that has none. Any key in it is an error.

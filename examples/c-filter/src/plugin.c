@@ -7,6 +7,9 @@
 
 #define CONFIG_SCHEMA \
   "{\"type\":\"object\",\"properties\":{\"strict\":{\"type\":\"boolean\"}},\"additionalProperties\":false}"
+#define FILTER_SCHEMA \
+  "{\"type\":\"object\",\"properties\":{\"minChange\":{\"type\":\"number\"}," \
+  "\"chains\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}}},\"additionalProperties\":false}"
 
 // A filter under the id that the host assigned.
 typedef struct {
@@ -51,6 +54,8 @@ void exports_switchyard_plugin_lifecycle_describe(exports_switchyard_plugin_life
   info->hooks = SWITCHYARD_PLUGIN_TYPES_HOOKS_SUBSCRIBE | SWITCHYARD_PLUGIN_TYPES_HOOKS_DELIVER;
   info->config_schema.is_some = true;
   plugin_string_dup(&info->config_schema.val, CONFIG_SCHEMA);
+  info->filter_schema.is_some = true;
+  plugin_string_dup(&info->filter_schema.val, FILTER_SCHEMA);
 }
 
 bool exports_switchyard_plugin_lifecycle_init(plugin_string_t *config, plugin_string_t *error) {

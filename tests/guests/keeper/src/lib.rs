@@ -57,10 +57,6 @@ impl Plugin for Keeper {
     fn new(_: NoConfig) -> Result<Self, String> {
         Ok(Self)
     }
-
-    fn filter_schema() -> Option<String> {
-        Some(r#"{"not":{}}"#.to_owned())
-    }
 }
 
 impl Connect for Keeper {
