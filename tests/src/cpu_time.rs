@@ -1,6 +1,6 @@
 //! The processor time that processes, and the whole machine, have used so far.
 
-use std::{fs, thread};
+use std::{collections::BTreeMap, fs, thread};
 
 /// Clock ticks per second in /proc, which is the same for every program.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -22,6 +22,18 @@ pub fn precisely(process: u32) -> f64 {
         text.split_whitespace().next()?.parse::<f64>().ok()
     };
     threads.flatten().filter_map(nanoseconds).sum::<f64>() / 1e9
+}
+
+/// The processor time of each thread with this name, in seconds, by its id.
+pub fn of_threads(process: u32, name: &str) -> BTreeMap<String, f64> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("Linux, and a process that runs");
+    let time = |thread: fs::DirEntry| {
+        let read = |file| fs::read_to_string(thread.path().join(file)).ok();
+        let nanoseconds = read("schedstat")?.split_whitespace().next()?.parse::<f64>().ok()?;
+        (read("comm")?.trim() == name)
+            .then(|| (thread.file_name().to_string_lossy().into_owned(), nanoseconds / 1e9))
+    };
+    threads.flatten().filter_map(time).collect()
 }
 
 /// The processor time of child processes of this process that have ended.

@@ -30,9 +30,9 @@ Usage: cargo xtask COMMAND
                          2 to 8 nodes that share a Redis; redis-server must be installed
   bench [load] [--json FILE] [--plot FILE] [--only SECTION]
                          compare one node with a minimal server: connections, one room, many rooms,
-                         filters, mass reconnects, and everything at once. Prints a report as
-                         Markdown after about eight minutes. SECTION is connections, fanout, rooms,
-                         filters, recovery or crowded. --plot draws fanout as an SVG
+                         one plugin on several cores, filters, mass reconnects, and everything at
+                         once. Prints a report as Markdown after about nine minutes. SECTION is
+                         connections, fanout, rooms, cores, filters, recovery or crowded. --plot draws fanout as an SVG
   bench nodes [--json FILE] [--only SECTION]
                          measure nodes that share a Redis and print a report as Markdown. Takes two
                          minutes; redis-server and redis-benchmark must be installed

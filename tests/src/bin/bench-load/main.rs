@@ -3,6 +3,7 @@
 //! builds and runs it.
 
 mod connections;
+mod cores;
 mod crowd;
 mod crowded;
 mod fanout;
@@ -32,10 +33,11 @@ Usage: bench-load [--json FILE] [--plot FILE] [--only SECTION]
 
   --json FILE      also write the figures of the report to FILE, as JSON
   --plot FILE      also draw cost and latency over load as an SVG; needs the section fanout
-  --only SECTION   run one section: connections, fanout, rooms, filters, recovery or crowded
+  --only SECTION   run one section: connections, fanout, rooms, cores, filters, recovery or
+                   crowded
 ";
 
-const SECTIONS: [&str; 6] = ["connections", "fanout", "rooms", "filters", "recovery", "crowded"];
+const SECTIONS: [&str; 7] = ["connections", "fanout", "rooms", "cores", "filters", "recovery", "crowded"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -88,6 +90,7 @@ async fn measure(cores: usize, only: Option<&str>, plot: Option<&Path>) -> io::R
                 }
             }
             "rooms" => sections.push(rooms::measure().await?),
+            "cores" => sections.push(cores::measure().await?),
             "filters" => sections.push(filters::measure().await?),
             "recovery" => sections.push(recovery::measure().await?),
             _ => sections.push(crowded::measure().await?),

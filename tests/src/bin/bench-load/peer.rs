@@ -71,9 +71,19 @@ impl Peer {
     }
 
     pub async fn node_in(folder: tempfile::TempDir, extra: &str) -> Self {
+        Self::node_by(pinned(binary().to_str().expect("UTF-8")), folder, extra).await
+    }
+
+    /// Starts a node that may use the cores of the clients as well.
+    pub async fn node_on_all_cores(extra: &str) -> Self {
+        let mut command = Command::new("taskset");
+        command.args(["-c", &format!("0-{}", cpu_time::cores() - 1)]).arg(binary());
+        Self::node_by(command, tempfile::tempdir().expect("a folder"), extra).await
+    }
+
+    async fn node_by(mut command: Command, folder: tempfile::TempDir, extra: &str) -> Self {
         let file = folder.path().join("switchyard.toml");
         fs::write(&file, format!("{}{CONFIG}{extra}", Server::keys())).expect("a file");
-        let mut command = pinned(binary().to_str().expect("UTF-8"));
         command.args(["serve", "--json", "--config"]).arg(file);
         command.stderr(fs::File::create(folder.path().join("stderr")).expect("a file for what it logs"));
         Self::start(command, Kind::Node, folder, |line| {
@@ -108,6 +118,11 @@ impl Peer {
             _folder: folder,
             _lines: lines,
         }
+    }
+
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     pub fn is_node(&self) -> bool {

@@ -59,8 +59,22 @@ impl Dice {
     }
 }
 
-fn name(room: usize) -> String {
+/// The rooms that a plugin governs.
+pub const GOVERNED: &str = "pool:*";
+
+pub fn name_of(room: usize) -> String {
     format!("pool:{room}")
+}
+
+/// Chooses one of so many rooms at random, in the same sequence in every run.
+pub fn random_rooms(rooms: usize) -> impl Fn() -> usize {
+    let dice = Cell::new(11);
+    move || {
+        let mut rolling = Dice(dice.get());
+        let room = rolling.roll(rooms);
+        dice.set(rolling.0);
+        room
+    }
 }
 
 /// The rooms of each member, without duplicates.
@@ -105,17 +119,15 @@ impl Pair {
         let mut sizes = vec![0; rooms];
         held.iter().flatten().for_each(|room| sizes[*room] += 1);
         let named: Vec<Vec<String>> =
-            held.iter().map(|rooms| rooms.iter().map(|n| name(*n)).collect()).collect();
+            held.iter().map(|rooms| rooms.iter().map(|n| name_of(*n)).collect()).collect();
         let (named, sizes) = (&named, &sizes);
-        let plugin = if choice == Choice::Governed { filters::table("pool:*") } else { String::new() };
+        let plugin = if choice == Choice::Governed { filters::table(GOVERNED) } else { String::new() };
         let [node, floor] = [Peer::node(&plugin).await, Peer::floor(None).await].map(|peer| async move {
             let crowd = Crowd::gather(&peer, members, |n| (named[n].clone(), None)).await;
-            let dice = Cell::new(11);
+            let random = random_rooms(rooms);
             let next = |_| {
-                let mut rolling = Dice(dice.get());
-                let room = rolling.roll(rooms);
-                dice.set(rolling.0);
-                (name(room), sizes[room])
+                let room = random();
+                (name_of(room), sizes[room])
             };
             Steady { peer: &peer, crowd: &crowd, rate, seconds: SECONDS, next: &next }.measure().await
         });
