@@ -22,6 +22,7 @@ mod protocol;
 mod recovery;
 mod rfc6455;
 mod sessions;
+mod shards;
 mod signatures;
 mod stalled;
 mod vital;

@@ -155,6 +155,11 @@ async fn errors_are_reported_with_their_line() {
         ),
         (plugin("x", &good, "budget = { calls = 0 }"), 2..=2, "budget.calls must be at least 1, got 0"),
         (
+            plugin("x", &good, "budget = { instances = 65 }"),
+            2..=2,
+            "budget.instances must be between 1 and 64, got 65",
+        ),
+        (
             key("") + &key("").replace("\"a\"", "\"b\""),
             10..=10,
             "key.digest: this key already belongs to principal 'a'",
