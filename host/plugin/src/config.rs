@@ -113,12 +113,14 @@ pub struct BudgetConfig {
     /// Bytes of memory of the plugin's state.
     #[serde(deserialize_with = "unit::size")]
     pub state: usize,
+    /// Maximum number of instances for rooms.
+    pub instances: usize,
 }
 
 impl Default for BudgetConfig {
     fn default() -> Self {
-        let Budget { call, memory, calls, state } = Budget::default();
-        Self { call, memory, calls, state }
+        let Budget { call, memory, calls, state, instances } = Budget::default();
+        Self { call, memory, calls, state, instances }
     }
 }
 
@@ -203,12 +205,14 @@ impl PluginConfig {
     /// The SHA-256, in hexadecimal, of the settings with which a version runs: `config`, `headers`, `budget` and
     /// `on_failure`. Equal settings have the same digest on all nodes.
     pub fn digest(&self) -> String {
-        let BudgetConfig { call, memory, calls, state } = self.budget;
+        let BudgetConfig { call, memory, calls, state, instances } = self.budget;
+        let budget = [call.as_nanos().to_string(), memory.to_string(), calls.to_string(), state.to_string()];
         let headers: Vec<_> = self.headers.iter().map(|header| &header.0).collect();
         let settings = serde_json::json!({
             "config": self.config,
             "headers": headers,
-            "budget": [call.as_nanos().to_string(), memory.to_string(), calls.to_string(), state.to_string()],
+            "budget": budget,
+            "instances": instances,
             "on_failure": self.on_failure,
         });
         digest(settings.to_string().as_bytes())
@@ -276,8 +280,8 @@ impl PluginConfig {
         }
         let config = serde_json::to_value(&self.config)
             .map_err(|error| format!("plugin '{name}': its config cannot be converted to JSON: {error}"))?;
-        let BudgetConfig { call, memory, calls, state } = self.budget;
-        let budget = Budget { call, memory, calls, state };
+        let BudgetConfig { call, memory, calls, state, instances } = self.budget;
+        let budget = Budget { call, memory, calls, state, instances };
         let plugin = Plugin::load(engine, name, bytes, &config, budget).map_err(|error| VersionError {
             is_retryable: error.is_retryable(),
             reason: error.to_string(),

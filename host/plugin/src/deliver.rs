@@ -179,6 +179,7 @@ impl Governor {
             true => self.admit(blame),
             false => Ok(()),
         };
+        self.apply_suspensions();
         let lost = (self.on_failure == OnFailure::Allow).then_some(true);
         // The clock is read only if a filter may be suspended.
         let now = self.filters.has_suspensions().then(Instant::now);

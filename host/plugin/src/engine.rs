@@ -18,9 +18,9 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 /// host does not use.
 const MAX_STACK_BYTES: usize = 512 * 1024;
 
-/// Maximum number of instances at a time: one for each shard and plugin, and two while a version is being
-/// replaced. They reserve address space (some 4 GiB each), not memory.
-const MAX_INSTANCES: u32 = 256;
+/// Maximum number of instances at a time, of all plugins together. They reserve address space (some 4 GiB each),
+/// not memory.
+pub const MAX_INSTANCES: u32 = 1024;
 
 /// The resources that one plugin may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +33,23 @@ pub struct Budget {
     pub calls: u64,
     /// Bytes of memory of the plugin's state, which all its instances share.
     pub state: usize,
+    /// Maximum number of instances for rooms, each with a thread of its own. There are never more than cores.
+    pub instances: usize,
 }
 
 impl Default for Budget {
     /// 10 ms is a thousand times what a call should need, and the longest that a stuck call can delay its
     /// shard. 16 MiB hold the tables of a Rust guest with tens of thousands of filters. A million calls are
     /// some minutes of a busy room, and a new instance costs less than a hundred calls. 4 MiB of state hold
-    /// some eight thousand buckets.
+    /// some eight thousand buckets. Eight instances at full memory take 128 MiB.
     fn default() -> Self {
-        Self { call: Duration::from_millis(10), memory: 16 << 20, calls: 1_000_000, state: 4 << 20 }
+        Self {
+            call: Duration::from_millis(10),
+            memory: 16 << 20,
+            calls: 1_000_000,
+            state: 4 << 20,
+            instances: 8,
+        }
     }
 }
 

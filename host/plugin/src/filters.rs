@@ -1,17 +1,14 @@
 //! The filters in use under one governor: interned by canonical form, reference-counted, and numbered for the
-//! guest. Which principal holds which filter is in `holders.rs`.
+//! guest. Which principal holds which filter is in `holders.rs`, and how many the plugin may have in all its
+//! shards in `filter_ledger.rs`.
 
-use super::holders::{FilterHolders, FilterUsage};
+use super::filter_ledger::{FilterLedger, MAX_TOTAL_BYTES, QuotaExceeded};
+use super::holders::FilterHolders;
 use std::collections::HashMap;
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
-
-/// Maximum number of filters of one governor, and of bytes of their canonical forms: about what an instance
-/// with the default memory budget can hold. A principal may use as much as it leaves free: a single one half
-/// of it, the next one half of the rest, and so on. So there is always something left for others.
-pub(super) const MAX_FILTERS: usize = 20_000;
-pub(super) const MAX_TOTAL_BYTES: usize = 8 << 20;
+use switchyard_process::lock::LockExt;
 
 /// Maximum length of one filter in bytes, both as a client sends it and in the plugin's canonical form.
 pub(super) const MAX_FILTER_BYTES: usize = 64 * 1024;
@@ -47,15 +44,6 @@ pub enum Plan {
     Guest,
 }
 
-/// Why a filter cannot be added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QuotaExceeded {
-    /// The plugin has as many filters as are allowed.
-    Plugin,
-    /// The principal uses this much already, and the rest is reserved for others.
-    Principal(FilterUsage),
-}
-
 struct FilterEntry {
     canonical: Arc<str>,
     /// The principal that added the filter. It may have released it since; others may hold it, too.
@@ -68,7 +56,6 @@ struct FilterEntry {
 
 /// All filters in use, by the number under which the guest knows them. A number is reused only after the
 /// guest has released it, or its instance has ended.
-#[derive(Default)]
 pub(crate) struct FilterTable {
     slots: Vec<Option<FilterEntry>>,
     /// Total length of all canonical forms.
@@ -78,41 +65,51 @@ pub(crate) struct FilterTable {
     /// Numbers that are no longer in use here, but that the guest has not released yet.
     stale: Vec<u32>,
     holders: FilterHolders,
+    /// Counts the filters of all shards of the plugin.
+    ledger: Arc<Mutex<FilterLedger>>,
     /// Filters that made the plugin fail, and until when they are not evaluated. Usually empty.
     suspended: HashMap<FilterId, Instant>,
 }
 
 impl FilterTable {
-    pub(crate) fn len(&self) -> usize {
-        self.by_canonical.len()
+    /// A table whose filters count in this ledger.
+    pub(crate) fn new(ledger: Arc<Mutex<FilterLedger>>) -> Self {
+        Self {
+            slots: Vec::new(),
+            bytes: 0,
+            by_canonical: HashMap::new(),
+            free: Vec::new(),
+            stale: Vec::new(),
+            holders: FilterHolders::default(),
+            ledger,
+            suspended: HashMap::new(),
+        }
     }
 
     pub(crate) fn find(&self, canonical: &str) -> Option<FilterId> {
         self.by_canonical.get(canonical).copied()
     }
 
-    /// Reserves a number for a filter that is about to be compiled. The caller passes it on to
+    /// Counts a filter that is about to be compiled, and reserves a number for it. The caller passes it on to
     /// [`insert`](Self::insert) or [`cancel_reservation`](Self::cancel_reservation).
-    pub(crate) fn reserve(&mut self, canonical: &str, principal_id: &str) -> Result<FilterId, QuotaExceeded> {
-        let (filters, bytes) = (self.len() + 1, self.bytes + canonical.len());
-        if filters > MAX_FILTERS || bytes > MAX_TOTAL_BYTES {
-            return Err(QuotaExceeded::Plugin);
-        }
-        let usage = self.holders.usage(principal_id);
-        if usage.filters + filters > MAX_FILTERS || usage.bytes + bytes > MAX_TOTAL_BYTES {
-            return Err(QuotaExceeded::Principal(usage));
-        }
+    pub(crate) fn reserve(
+        &mut self,
+        canonical: &str,
+        principal_id: &Arc<str>,
+    ) -> Result<FilterId, QuotaExceeded> {
+        self.ledger.locked().reserve(canonical, principal_id)?;
         Ok(FilterId(self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         })))
     }
 
-    pub(crate) fn cancel_reservation(&mut self, id: FilterId) {
+    pub(crate) fn cancel_reservation(&mut self, id: FilterId, canonical: &str, principal_id: &str) {
+        self.ledger.locked().remove(canonical, principal_id);
         self.free.push(id.0);
     }
 
-    /// Adds a compiled filter, with one reference.
+    /// Adds a compiled filter, with one reference. The ledger has counted it already.
     pub(crate) fn insert(&mut self, id: FilterId, canonical: &str, plan: Plan, principal_id: &Arc<str>) {
         let canonical: Arc<str> = canonical.into();
         self.bytes += canonical.len();
@@ -126,15 +123,20 @@ impl FilterTable {
     pub(crate) fn retain(&mut self, id: FilterId, principal_id: &Arc<str>) {
         if let Some(Some(entry)) = self.slots.get_mut(id.0 as usize) {
             entry.references += 1;
-            self.holders.add_reference(principal_id, id, entry.canonical.len());
+            if self.holders.add_reference(principal_id, id, entry.canonical.len()) {
+                self.ledger.locked().add(&entry.canonical, principal_id);
+            }
         }
     }
 
     /// Removes one reference. Returns whether so many numbers are stale that the guest should be told.
     pub(crate) fn release(&mut self, id: FilterId, principal_id: &str) -> bool {
         if let Some(Some(entry)) = self.slots.get_mut(id.0 as usize)
-            && self.holders.remove_reference(principal_id, id, entry.canonical.len())
+            && let Some(remaining) = self.holders.remove_reference(principal_id, id, entry.canonical.len())
         {
+            if remaining == 0 {
+                self.ledger.locked().remove(&entry.canonical, principal_id);
+            }
             entry.references -= 1;
             if entry.references == 0
                 && let Some(entry) = self.slots[id.0 as usize].take()
@@ -248,6 +250,12 @@ impl FilterTable {
         self.free.append(&mut mem::take(&mut self.stale));
     }
 
+    /// Calls `report` with how many filters the plugin has in all its shards, while that cannot change.
+    pub(crate) fn report_count(&self, report: impl FnOnce(usize)) {
+        let ledger = self.ledger.locked();
+        report(ledger.len());
+    }
+
     fn entry(&self, id: FilterId) -> Option<&FilterEntry> {
         self.slots.get(id.0 as usize)?.as_ref()
     }
@@ -257,9 +265,20 @@ impl FilterTable {
     }
 }
 
+/// The filters of a shard that ends do not count any more.
+impl Drop for FilterTable {
+    fn drop(&mut self) {
+        let mut ledger = self.ledger.locked();
+        for (principal_id, id) in self.holders.all() {
+            ledger.remove(self.canonical(id), principal_id);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter_ledger::MAX_FILTERS;
 
     fn shared(name: &str) -> Arc<str> {
         name.into()
@@ -270,32 +289,32 @@ mod tests {
     }
 
     fn insert_for(filters: &mut FilterTable, canonical: &str, name: &str) -> Result<FilterId, QuotaExceeded> {
-        let id = filters.reserve(canonical, name)?;
+        let id = filters.reserve(canonical, &shared(name))?;
         filters.insert(id, canonical, Plan::Guest, &shared(name));
         Ok(id)
     }
 
     #[test]
     fn equal_filters_share_a_number_until_the_last_reference_is_released() {
-        let mut filters = FilterTable::default();
+        let mut filters = FilterTable::new(Arc::default());
         let id = insert(&mut filters, "a");
         assert_eq!(filters.find("a"), Some(id));
         filters.retain(id, &shared("zed"));
         filters.release(id, "acme");
-        assert_eq!((filters.len(), filters.plan(id)), (1, Plan::Guest));
+        assert_eq!((filters.by_canonical.len(), filters.plan(id)), (1, Plan::Guest));
         assert_eq!(filters.owner(id), None, "its owner has released it");
         // An extra release does not take a reference of others.
         filters.release(id, "acme");
-        assert_eq!(filters.len(), 1);
+        assert_eq!(filters.by_canonical.len(), 1);
         filters.release(id, "zed");
-        assert_eq!((filters.len(), filters.plan(id), filters.find("a")), (0, Plan::None, None));
+        assert_eq!((filters.by_canonical.len(), filters.plan(id), filters.find("a")), (0, Plan::None, None));
         filters.release(id, "zed");
         assert_eq!(filters.stale(), [id.0]);
     }
 
     #[test]
     fn a_number_is_reused_only_after_the_guest_has_released_it() {
-        let mut filters = FilterTable::default();
+        let mut filters = FilterTable::new(Arc::default());
         let first = insert(&mut filters, "a");
         filters.release(first, "acme");
         let second = insert(&mut filters, "b");
@@ -307,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_closed_filter_passes_nothing_until_it_has_a_plan_again() {
-        let mut filters = FilterTable::default();
+        let mut filters = FilterTable::new(Arc::default());
         let id = insert(&mut filters, "a");
         filters.close(id);
         assert_eq!((filters.plan(id), filters.is_closed(id)), (Plan::None, true));
@@ -317,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_suspension_affects_only_filters_of_its_principal_and_ends() {
-        let mut filters = FilterTable::default();
+        let mut filters = FilterTable::new(Arc::default());
         let (one, two) = (insert(&mut filters, "a"), insert_for(&mut filters, "b", "zed").unwrap());
         let (now, later) = (Instant::now(), Instant::now() + std::time::Duration::from_secs(1));
         filters.suspend("acme", now, later);
@@ -330,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_single_principal_gets_half_and_each_further_one_half_of_the_rest() {
-        let mut filters = FilterTable::default();
+        let mut filters = FilterTable::new(Arc::default());
         let mut number = 0;
         let mut fill = |filters: &mut FilterTable, name: &str| {
             let mut taken = 0;
@@ -346,7 +365,7 @@ mod tests {
         assert_eq!(taken, MAX_FILTERS / 2);
         assert!(matches!(full, QuotaExceeded::Principal(usage) if usage.filters == taken), "{full:?}");
         for name in ["acme", "zed", "ann"] {
-            let before = filters.len();
+            let before = filters.by_canonical.len();
             let (taken, _) = fill(&mut filters, name);
             assert_eq!(taken, (MAX_FILTERS - before) / 2);
         }
@@ -357,28 +376,52 @@ mod tests {
 
     #[test]
     fn the_total_size_of_filters_is_bounded_over_all_principals() {
-        let mut filters = FilterTable::default();
+        let mut filters = FilterTable::new(Arc::default());
         let text = |n: usize| format!("{n:03}{}", "0".repeat(65533));
         let most = MAX_TOTAL_BYTES / text(0).len();
         for n in 0..most {
             insert_for(&mut filters, &text(n), &n.to_string()).unwrap();
         }
-        assert_eq!(filters.reserve("a", "ann"), Err(QuotaExceeded::Plugin));
+        assert_eq!(filters.reserve("a", &shared("ann")), Err(QuotaExceeded::Plugin));
         let stale =
             (0..RELEASE_BATCH as u32).filter(|id| filters.release(FilterId(*id), &id.to_string())).count();
         assert_eq!(stale, 1);
-        assert!(filters.reserve("a", "ann").is_ok());
-        assert_eq!(filters.reserve(&"a".repeat(MAX_TOTAL_BYTES), "ann"), Err(QuotaExceeded::Plugin));
+        assert!(filters.reserve("a", &shared("ann")).is_ok());
+        assert_eq!(filters.reserve(&"a".repeat(MAX_TOTAL_BYTES), &shared("ann")), Err(QuotaExceeded::Plugin));
     }
 
     #[test]
     fn the_dominant_holder_is_found_once_filters_use_much_memory() {
-        let mut filters = FilterTable::default();
+        let mut filters = FilterTable::new(Arc::default());
         insert(&mut filters, &"a".repeat(1000));
         assert_eq!(filters.dominant_holder(), None, "too little to matter");
         insert_for(&mut filters, &"b".repeat(MAX_TOTAL_BYTES / 8), "mallory").unwrap();
         assert_eq!(filters.dominant_holder(), Some(&shared("mallory")));
         insert(&mut filters, &"c".repeat(MAX_TOTAL_BYTES / 8));
         assert_eq!(filters.dominant_holder(), Some(&shared("acme")));
+    }
+
+    #[test]
+    fn all_shards_of_a_plugin_share_its_quota() {
+        let ledger: Arc<Mutex<FilterLedger>> = Arc::default();
+        let mut shards = [(); 4].map(|()| FilterTable::new(ledger.clone()));
+        for n in 0..MAX_FILTERS / 2 {
+            insert_for(&mut shards[n % 4], &n.to_string(), "mallory").unwrap();
+        }
+        for shard in &mut shards {
+            assert!(matches!(insert_for(shard, "more", "mallory"), Err(QuotaExceeded::Principal(_))));
+            // What another shard has counts already.
+            for known in ["0", "1", "2", "3"]
+                .into_iter()
+                .filter(|known| shard.find(known).is_none())
+                .collect::<Vec<_>>()
+            {
+                insert_for(shard, known, "mallory").unwrap();
+            }
+        }
+        assert_eq!(ledger.locked().len(), MAX_FILTERS / 2);
+        let [first, ..] = shards;
+        drop(first);
+        assert_eq!(ledger.locked().len(), MAX_FILTERS / 2 * 3 / 4 + 1, "the others have one of its filters");
     }
 }

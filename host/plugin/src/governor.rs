@@ -1,14 +1,18 @@
 //! A plugin as a shard sees it: every call gives an answer or a rejection, whatever the guest does. This file
-//! owns the instance and the breakers; the hooks are in `hooks.rs`, evaluating filters in `deliver.rs`.
+//! owns the instance; the breakers belong to the plugin's governors together (`governor_group.rs`). The hooks are in
+//! `hooks.rs`, evaluating filters in `deliver.rs`.
 
 mod filter_setup;
 mod quarantine;
+mod swap;
+
+pub use swap::{PreparedSwap, SwapError};
 
 use self::filter_setup::{FilterSetupFailure, instantiate_with_filters, slowest_owner};
-use super::blame::{Blame, BlameBreakers};
-use super::breaker::Breaker;
+use super::blame::Blame;
 use super::failure::{CallFailure, FailureKind, PluginFunction};
 use super::filters::{FilterId, FilterTable, Plan};
+use super::governor_group::{GovernorGroup, Quarantined};
 use super::hook_types::{Rejection, clip};
 use super::instance::Instance;
 use super::load::Plugin;
@@ -50,7 +54,7 @@ pub(crate) enum GovernorRole {
 
 impl GovernorRole {
     /// What its plugin is called in the log.
-    fn subject(self) -> &'static str {
+    pub(super) fn subject(self) -> &'static str {
         match self {
             GovernorRole::Rooms | GovernorRole::Connections => "plugin",
             GovernorRole::Candidate => "candidate",
@@ -58,8 +62,8 @@ impl GovernorRole {
     }
 }
 
-/// Owns one plugin's instance on one shard, the filters in use there, the cached answers about room names,
-/// and the breakers: that of the plugin, and those of principals and rooms whose requests made it fail.
+/// Owns one plugin's instance on one shard, the filters in use there, and the cached answers about room names.
+/// What the shards of a plugin have in common is in its group.
 ///
 /// A call blocks for at most the plugin's budget. If an instance has to be started first, that takes up to 10
 /// budgets, and compiling many filters on it up to 100.
@@ -72,12 +76,12 @@ pub struct Governor {
     instance: Option<Instance>,
     pub(super) filters: FilterTable,
     pub(super) room_names: RoomNameCache,
-    breaker: Breaker,
-    blame_breakers: BlameBreakers,
+    pub(super) group: Arc<GovernorGroup>,
+    /// How many suspensions of the group have been applied to the filters here.
+    seen_suspensions: u64,
     /// The principal whose filter made the plugin fail last. Its filters are suspected first at the next
     /// failure.
     pub(super) last_culprit: Option<Arc<str>>,
-    role: GovernorRole,
     /// The plugin's state, as all instances started here use it.
     state: StateAccess,
     /// Where a candidate sees the calls made here and their answers.
@@ -87,59 +91,46 @@ pub struct Governor {
     pub(super) guest_positions: Vec<usize>,
 }
 
-/// Why another version cannot replace the active one. The active one stays in place.
-#[derive(Debug, thiserror::Error)]
-pub enum SwapError {
-    /// It cannot evaluate filters, but some are in use.
-    #[error("it has no deliver hook, but {filters} filters are in use")]
-    NoDeliverHook {
-        /// How many filters are in use.
-        filters: usize,
-    },
-    /// It failed to start or to compile a filter.
-    #[error("{0}")]
-    Failed(Box<CallFailure>),
-    /// It does not accept a filter that members hold.
-    #[error("it rejects a filter in use, {filter}: {reason}")]
-    FilterRejected {
-        /// The canonical form of the filter, cut to 200 bytes.
-        filter: String,
-        /// The plugin's reason.
-        reason: String,
-    },
-}
-
 impl Governor {
-    /// A governor for rooms. The first call that needs an instance starts it.
+    /// A governor for rooms that is alone in its group. The first call that needs an instance starts it.
     pub fn new(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
+        Self::alone(plugin, on_failure, GovernorRole::Rooms)
+    }
+
+    /// A governor that decides who may connect.
+    pub fn for_connections(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
+        Self::alone(plugin, on_failure, GovernorRole::Connections)
+    }
+
+    fn alone(plugin: Arc<Plugin>, on_failure: OnFailure, role: GovernorRole) -> Self {
+        let group = Arc::new(GovernorGroup::new(role));
+        group.activate(&plugin, on_failure);
+        Self::in_group(plugin, on_failure, group)
+    }
+
+    /// One of several governors of a plugin, for the rooms of one shard. This version is active in the group, or
+    /// is about to be.
+    pub fn in_group(plugin: Arc<Plugin>, on_failure: OnFailure, group: Arc<GovernorGroup>) -> Self {
         Self {
             state: StateAccess::direct(plugin.state().clone()),
             plugin,
             on_failure,
             instance: None,
-            filters: FilterTable::default(),
+            filters: FilterTable::new(group.filters.clone()),
             room_names: RoomNameCache::default(),
-            breaker: Breaker::new(),
-            blame_breakers: BlameBreakers::default(),
+            group,
+            seen_suspensions: 0,
             last_culprit: None,
-            role: GovernorRole::Rooms,
             mirror: None,
             guest_ids: Vec::new(),
             guest_positions: Vec::new(),
         }
     }
 
-    /// A governor that decides who may connect.
-    pub fn for_connections(plugin: Arc<Plugin>, on_failure: OnFailure) -> Self {
-        // This version may have been quarantined when it was active before.
-        plugin.stats().set_quarantine(GovernorRole::Connections, None);
-        Self { role: GovernorRole::Connections, ..Self::new(plugin, on_failure) }
-    }
-
     /// A governor for a candidate, whose calls change nothing in the plugin's state.
     pub(super) fn for_candidate(plugin: Arc<Plugin>) -> Self {
         let state = StateAccess::without_effect(plugin.state().clone());
-        Self { state, role: GovernorRole::Candidate, ..Self::new(plugin, OnFailure::Deny) }
+        Self { state, ..Self::alone(plugin, OnFailure::Deny, GovernorRole::Candidate) }
     }
 
     /// Starts sending all calls and answers to a candidate, or stops with `None`.
@@ -168,40 +159,21 @@ impl Governor {
         if self.filters.release(id, principal_id) {
             self.release_stale_filters();
         }
-        self.stats().set_filters(self.filters.len());
+        self.report_filters();
     }
 
-    /// Activates another version between two calls, if it starts and compiles every live filter. Ends
-    /// mirroring to a candidate, a recording, and all quarantines. Blocks for up to 110 budgets of the new version.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the new version does not start or does not accept a filter in use. Then nothing changes.
-    pub fn swap(&mut self, plugin: Arc<Plugin>, on_failure: OnFailure) -> Result<(), SwapError> {
-        let live = self.filters.live().collect::<Vec<_>>();
-        if !live.is_empty() && !plugin.info().hooks.deliver {
-            return Err(SwapError::NoDeliverHook { filters: live.len() });
+    /// Updates the gauge of the plugin's filters.
+    pub(super) fn report_filters(&self) {
+        self.filters.report_count(|count| self.stats().set_filters(count));
+    }
+
+    /// Suspends the filters of principals that were quarantined on any shard.
+    pub(super) fn apply_suspensions(&mut self) {
+        let Some(suspensions) = self.group.new_suspensions(&mut self.seen_suspensions) else { return };
+        let now = Instant::now();
+        for (principal_id, until) in suspensions {
+            self.filters.suspend(&principal_id, now, until);
         }
-        let state = StateAccess::direct(plugin.state().clone());
-        let (instance, plans) = instantiate_with_filters(&plugin, state.clone(), &live)
-            .map_err(|error| SwapError::Failed(error.failure))?;
-        for (id, plan) in &plans {
-            if let Err(reason) = plan {
-                let filter = clip(self.filters.canonical(*id), MAX_LOGGED_FILTER_BYTES);
-                return Err(SwapError::FilterRejected { filter, reason: reason.clone() });
-            }
-        }
-        self.drop_instance();
-        self.plugin.recorder().end();
-        (self.plugin, self.on_failure, self.state) = (plugin, on_failure, state);
-        self.adopt_instance(instance, plans);
-        (self.breaker, self.blame_breakers, self.mirror) = (Breaker::new(), BlameBreakers::default(), None);
-        self.filters.clear_suspensions();
-        self.room_names.clear();
-        self.stats().set_quarantine(self.role, None);
-        self.stats().clear_principal_quarantines();
-        self.stats().set_filters(self.filters.len());
-        Ok(())
     }
 
     /// Makes one call. The error is what the client is told; everything else about the failure has been
@@ -221,12 +193,12 @@ impl Governor {
 
     /// Records that a call on this behalf succeeded.
     pub(super) fn record_success(&mut self, blame: Blame<'_>) {
-        if self.blame_breakers.record_success(blame) {
+        if self.group.record_success(blame) {
             tracing::info!(
                 plugin = self.name(),
                 %blame,
                 "{} answers again: the caller's quarantine has ended",
-                self.role.subject()
+                self.group.subject()
             );
             if let Blame::Principal(principal_id) = blame {
                 self.stats().end_principal_quarantine(principal_id);
@@ -251,10 +223,9 @@ impl Governor {
             self.log_failure(failure);
             return answer;
         }
-        if self.breaker.record_success() {
-            let (name, subject) = (self.name(), self.role.subject());
+        if self.group.record_plugin_success(self.stats()) {
+            let (name, subject) = (self.name(), self.group.subject());
             tracing::info!(plugin = name, "{subject} answers again: its quarantine has ended");
-            self.stats().set_quarantine(self.role, None);
         }
         if needs_recycling {
             self.stats().record_recycling();
@@ -265,15 +236,14 @@ impl Governor {
 
     /// Starts an instance for a call on this behalf, unless the plugin or the caller is quarantined.
     pub(super) fn admit(&mut self, blame: Blame<'_>) -> Result<(), Rejection> {
-        let now = Instant::now();
-        if let Err(remaining) = self.breaker.admit(now) {
-            return Err(self.closed(remaining));
+        match self.group.admit(blame, Instant::now()) {
+            Ok(()) => self.ensure_instance(),
+            Err(Quarantined::Plugin(remaining)) => Err(self.closed(remaining)),
+            Err(Quarantined::Caller(remaining)) => {
+                self.stats().record_rejection();
+                Err(self.quarantined(blame, remaining))
+            }
         }
-        if let Err(remaining) = self.blame_breakers.admit(blame, now) {
-            self.stats().record_rejection();
-            return Err(self.quarantined(blame, remaining));
-        }
-        self.ensure_instance()
     }
 
     /// Starts an instance if there is none.
@@ -367,7 +337,7 @@ impl Governor {
             last_error_line = failure.last_error_line,
             backtrace = failure.backtrace.join(" < "),
             "{} failed: {}",
-            self.role.subject(),
+            self.group.subject(),
             failure.detail
         );
     }
@@ -381,8 +351,9 @@ impl Governor {
         };
         let blame = dominant_holder.as_deref().map_or(blame, Blame::Principal);
         let now = Instant::now();
-        if let Some(pause) = self.blame_breakers.record_failure(blame, now) {
-            let (plugin, subject) = (&*self.plugin, self.role.subject());
+        let consequences = self.group.record_failure(blame, now, self.stats());
+        let (plugin, subject) = (&*self.plugin, self.group.subject());
+        if let Some(pause) = consequences.caller_pause {
             tracing::error!(
                 plugin = plugin.info().name,
                 version = plugin.info().version,
@@ -393,13 +364,10 @@ impl Governor {
                 "caller quarantined for this {subject}: its requests repeatedly made the plugin fail"
             );
             if let Blame::Principal(principal_id) = blame {
-                self.filters.suspend(principal_id, now, now + pause);
                 self.stats().record_principal_quarantine(principal_id, now, now + pause);
             }
         }
-        let origin = self.blame_breakers.origin(blame);
-        if let Some(pause) = origin.and_then(|origin| self.breaker.record_failure(now, origin)) {
-            let (plugin, subject) = (&*self.plugin, self.role.subject());
+        if let Some(pause) = consequences.plugin_pause {
             tracing::error!(
                 target: AUDIT_TARGET,
                 plugin = plugin.info().name,
@@ -409,7 +377,6 @@ impl Governor {
                 ?pause,
                 "{subject} quarantined: it failed repeatedly"
             );
-            self.stats().set_quarantine(self.role, Some(now + pause));
         }
         Rejection::failed(format!("plugin '{}' failed", self.name()))
     }

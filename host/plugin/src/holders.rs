@@ -44,8 +44,9 @@ impl FilterHolders {
             .is_some_and(|holder| self.references.contains_key(&(id, holder.number)))
     }
 
-    /// Adds one reference to a filter whose canonical form has `bytes` bytes.
-    pub(crate) fn add_reference(&mut self, principal_id: &Arc<str>, id: FilterId, bytes: usize) {
+    /// Adds one reference to a filter whose canonical form has `bytes` bytes. Returns whether it is the first of
+    /// this principal.
+    pub(crate) fn add_reference(&mut self, principal_id: &Arc<str>, id: FilterId, bytes: usize) -> bool {
         let (numbers, free) = (&mut self.numbers, &mut self.free);
         let holder = self.by_name.entry(principal_id.clone()).or_insert_with(|| {
             let number = free.pop().unwrap_or_else(|| {
@@ -56,18 +57,21 @@ impl FilterHolders {
         });
         let references = self.references.entry((id, holder.number)).or_default();
         *references += 1;
-        if *references == 1 {
+        let is_first = *references == 1;
+        if is_first {
             holder.usage.filters += 1;
             holder.usage.bytes += bytes;
         }
+        is_first
     }
 
-    /// Removes one reference. Returns false if there was none.
-    pub(crate) fn remove_reference(&mut self, principal_id: &str, id: FilterId, bytes: usize) -> bool {
-        let Some(holder) = self.by_name.get_mut(principal_id) else { return false };
-        let Some(references) = self.references.get_mut(&(id, holder.number)) else { return false };
+    /// Removes one reference, and returns how many the principal still has. `None` if there was none.
+    pub(crate) fn remove_reference(&mut self, principal_id: &str, id: FilterId, bytes: usize) -> Option<u32> {
+        let holder = self.by_name.get_mut(principal_id)?;
+        let references = self.references.get_mut(&(id, holder.number))?;
         *references -= 1;
-        if *references == 0 {
+        let remaining = *references;
+        if remaining == 0 {
             self.references.remove(&(id, holder.number));
             holder.usage.filters -= 1;
             holder.usage.bytes -= bytes;
@@ -76,7 +80,14 @@ impl FilterHolders {
                 self.by_name.remove(principal_id);
             }
         }
-        true
+        Some(remaining)
+    }
+
+    /// Which principal holds which filter, each pair once.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Arc<str>, FilterId)> {
+        let names: HashMap<u32, &Arc<str>> =
+            self.by_name.iter().map(|(name, holder)| (holder.number, name)).collect();
+        self.references.keys().map(move |(id, number)| (names[number], *id))
     }
 
     /// The principal whose filters use the most bytes.
@@ -104,11 +115,14 @@ mod tests {
         assert_eq!(holders.usage("acme"), FilterUsage { filters: 2, bytes: 15 });
         assert_eq!(holders.usage("zed"), FilterUsage { filters: 1, bytes: 10 });
         assert_eq!(holders.largest().unwrap().0, &acme);
-        assert!(holders.remove_reference("acme", one, 10));
+        assert_eq!(holders.remove_reference("acme", one, 10), Some(1));
         assert_eq!(holders.usage("acme").filters, 2, "it has another reference");
-        assert!(holders.remove_reference("acme", one, 10) && !holders.remove_reference("acme", one, 10));
+        assert_eq!(holders.remove_reference("acme", one, 10), Some(0));
+        assert_eq!(holders.remove_reference("acme", one, 10), None);
         assert!(!holders.holds("acme", one) && holders.holds("zed", one));
-        assert!(holders.remove_reference("zed", one, 10) && holders.remove_reference("acme", two, 5));
+        assert_eq!(holders.all().count(), 2);
+        assert_eq!(holders.remove_reference("zed", one, 10), Some(0));
+        assert_eq!(holders.remove_reference("acme", two, 5), Some(0));
         assert!(holders.by_name.is_empty() && holders.references.is_empty());
         // A reused number does not carry over references.
         holders.add_reference(&zed, two, 5);

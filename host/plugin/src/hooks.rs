@@ -3,7 +3,8 @@
 
 use super::blame::Blame;
 use super::failure::PluginFunction;
-use super::filters::{FilterId, MAX_FILTER_BYTES, MAX_FILTERS, MAX_TOTAL_BYTES, QuotaExceeded};
+use super::filter_ledger::{MAX_FILTERS, MAX_TOTAL_BYTES, QuotaExceeded};
+use super::filters::{FilterId, MAX_FILTER_BYTES};
 use super::governor::{Governor, OnFailure};
 use super::hook_types::{
     ConnectRequest, Counts, Limits, Principal, PublishRequest, Rejection, RejectionCode, SubscriptionGrant,
@@ -203,7 +204,7 @@ impl Governor {
             Some(id) => id,
             None => self
                 .filters
-                .reserve(canonical, principal_id)
+                .reserve(canonical, &holder)
                 .map_err(|exceeded| self.quota_exceeded(exceeded, principal_id))?,
         };
         let answer = self.call(PluginFunction::Compile, Blame::Principal(principal_id), |instance| {
@@ -218,14 +219,14 @@ impl Governor {
                     }
                     None => self.filters.insert(id, canonical, plan, &holder),
                 }
-                self.stats().set_filters(self.filters.len());
+                self.report_filters();
                 return Ok(Some(id));
             }
             Ok(Err(reason)) => Err(Rejection::new(RejectionCode::Invalid, reason)),
             Err(rejection) => self.unless_allowed(rejection, None),
         };
         if known.is_none() {
-            self.filters.cancel_reservation(id);
+            self.filters.cancel_reservation(id, canonical, principal_id);
         }
         rejection
     }

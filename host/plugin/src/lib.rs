@@ -4,8 +4,10 @@
 //! - An [`Engine`] compiles plugins and stops calls that exceed their budget.
 //! - A [`Plugin`] is one compiled and verified version. It is shared by all its instances.
 //! - An [`Instance`] runs a plugin. It is single-threaded, and discarded after any failure.
-//! - A [`Governor`] is what a shard talks to. It owns one instance, the filters in use, the cached answers
-//!   and the circuit breakers, and turns every way in which a plugin can fail into a [`Rejection`].
+//! - A [`Governor`] is what a shard talks to. It owns one instance, the filters in use and the cached answers, and
+//!   turns every way in which a plugin can fail into a [`Rejection`].
+//! - A [`GovernorGroup`] is what the governors of one plugin have in common: the circuit breakers and the quota of
+//!   filters.
 //!
 //! An instance is a cache: what the host must not lose with it is kept in the governor, and what the plugin
 //! must not lose in a [`StateTable`], which its versions share. A trap, a recycled
@@ -29,8 +31,10 @@ mod deadline;
 mod deliver;
 mod engine;
 mod failure;
+mod filter_ledger;
 mod filters;
 mod governor;
+mod governor_group;
 mod holders;
 mod hook_types;
 mod hooks;
@@ -61,10 +65,11 @@ pub use config::{
 };
 pub use counters::CallCounts;
 pub use deliver::{Audience, FilterResults};
-pub use engine::{Budget, Engine, EngineError};
+pub use engine::{Budget, Engine, EngineError, MAX_INSTANCES};
 pub use failure::{CallFailure, FailureKind, PluginFunction};
 pub use filters::{FilterId, Plan};
-pub use governor::{Governor, OnFailure, SwapError};
+pub use governor::{Governor, OnFailure, PreparedSwap, SwapError};
+pub use governor_group::GovernorGroup;
 pub use hook_types::{
     ConnectRequest, Counts, Limits, Principal, PublishRequest, Rejection, RejectionCode, RoomVerdict,
     SubscriptionGrant, UncompiledGrant, Verdict, Via,

@@ -307,7 +307,8 @@ impl Plugin {
         self.state.clock().set(unix_ms);
     }
 
-    pub(super) fn budget(&self) -> Budget {
+    /// The resources that it may use.
+    pub fn budget(&self) -> Budget {
         self.compiled.budget
     }
 

@@ -1,6 +1,7 @@
 //! Replaying recorded calls on a version of a plugin, one after the other, with the clock of the recording.
 
-use super::filters::{FilterId, MAX_FILTERS};
+use super::filter_ledger::MAX_FILTERS;
+use super::filters::FilterId;
 use super::governor::{Governor, OnFailure};
 use super::hook_types::{PublishRequest, Rejection, RejectionCode};
 use super::load::Plugin;

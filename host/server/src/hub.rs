@@ -8,7 +8,9 @@ mod connect_authorizer;
 mod connections;
 mod fair_semaphore;
 mod flush;
+mod governed_rooms;
 mod pings;
+mod places;
 mod policy;
 mod publish_limiter;
 mod publish_pipeline;
@@ -37,7 +39,8 @@ pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
 pub(crate) use publish_pipeline::{Proposal, PublishOutcome, PublishPipeline};
 pub(crate) use replay::{Recovered, Replay, ReplayTurns};
-pub(crate) use slots::{CompiledVersion, SlotId, SlotRooms};
+pub(crate) use router::SlotId;
+pub(crate) use slots::{CompiledVersion, SlotRooms};
 pub(crate) use start::HubConfig;
 pub(crate) use switchyard_store::Permit;
 
@@ -48,7 +51,8 @@ use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
 use router::Router;
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Instant,
 };
 use switchyard_plugin::{Limits, Principal, Via};
@@ -86,6 +90,10 @@ pub(crate) struct Hub {
     ungoverned: Ungoverned,
     /// Maximum size of the data of a message, in bytes.
     message_bytes: usize,
+    /// Maximum number of shards of one plugin.
+    cores: usize,
+    /// For how many shards each slot has reserved instances of its plugin.
+    instances: Mutex<BTreeMap<SlotId, usize>>,
     connect_authorizer: ConnectAuthorizer,
     allowances: Allowances,
     router: Arc<Router>,
@@ -131,11 +139,11 @@ impl Hub {
     /// Requests a seat in a room. When this returns, the request is in the shard's queue.
     pub(crate) fn join(&self, request: JoinRequest) -> JoinReceiver {
         let (reply, joined) = oneshot::channel();
-        let room = request.room.clone();
-        let is_granted: Option<Arc<AtomicBool>> = self.is_governed(&room).then(Arc::default);
+        let governed = self.router.governed(&request.room);
+        let is_granted: Option<Arc<AtomicBool>> = governed.is_some().then(Arc::default);
+        let turn = governed.map(|governed| governed.take_turn(&request.connection.principal));
         let receiver = JoinReceiver { reply: joined, is_granted: is_granted.clone() };
-        let request = PolicyRequest::Join { request, is_granted, reply };
-        self.router.table().owner(&room).queue.send(ShardCommand::Request(request)).ok();
+        self.router.forward(PolicyRequest::Join { request, is_granted, canonical: None, turn, reply });
         receiver
     }
 
@@ -308,3 +316,6 @@ pub(crate) fn stopping() -> Refusal {
 pub(crate) fn conflict(message: String) -> Refusal {
     Refusal::new(ErrorCode::Conflict, message)
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -262,6 +262,7 @@ async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, N
     let hub = HubConfig {
         ungoverned: config.rooms.ungoverned,
         message_bytes: config.session.message,
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
         memory: memory.clone(),
         vitals: admin.vitals.clone(),
     };

@@ -69,7 +69,7 @@ impl Subscribe for ProtocolRooms {
             "all connections of a principal together",
             tier,
         )?;
-        // The host enforces the limit as well, because two concurrent subscriptions can see the same count.
+        // The host enforces the limit as well.
         Ok(Grant::default().with_limits(Limits { rooms: limits.per_connection, ..Limits::default() }))
     }
 }

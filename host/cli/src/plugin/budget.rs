@@ -18,8 +18,8 @@ pub(super) struct BudgetArgs {
 impl BudgetArgs {
     /// The budget as a `[[plugin]]` section has it.
     pub(super) fn config(&self) -> BudgetConfig {
-        let Budget { call, memory, calls, state } = self.budget();
-        BudgetConfig { call, memory, calls, state }
+        let Budget { call, memory, calls, state, instances } = self.budget();
+        BudgetConfig { call, memory, calls, state, instances }
     }
 
     pub(super) fn budget(&self) -> Budget {

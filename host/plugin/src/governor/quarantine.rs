@@ -12,19 +12,13 @@ impl Governor {
     /// # Errors
     ///
     /// The rejection that clients receive while the quarantine lasts.
-    pub fn open_rooms(&mut self) -> Result<(), Rejection> {
+    pub fn open_rooms(&self) -> Result<(), Rejection> {
         match self.on_failure {
-            OnFailure::Deny => self.breaker.admit(Instant::now()).map_err(|remaining| self.closed(remaining)),
+            OnFailure::Deny => {
+                self.group.admit_plugin(Instant::now()).map_err(|remaining| self.closed(remaining))
+            }
             OnFailure::Allow => Ok(()),
         }
-    }
-
-    /// Whether this governor has to be asked before a message is stored: a hook decides about it, names the
-    /// room or limits publishers; or the plugin is quarantined, and its rooms are closed.
-    pub fn wants_publishes(&self) -> bool {
-        let hooks = &self.plugin.info().hooks;
-        let is_closed = self.on_failure == OnFailure::Deny && self.breaker.is_open();
-        hooks.room || hooks.publish || hooks.subscribe || is_closed
     }
 
     /// The answer while the plugin is quarantined for this long.

@@ -33,6 +33,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(31_557_600);
 /// The smallest `budget.memory`: one page of Wasm memory.
 const MIN_PLUGIN_MEMORY_BYTES: usize = 64 << 10;
+/// The largest `budget.instances`: each instance for rooms has a thread.
+const MAX_ROOM_INSTANCES: usize = 64;
 /// The length of a SHA-256 in hexadecimal.
 const DIGEST_LENGTH: usize = 64;
 /// The smallest ratio of `session.outbox` to `session.message`.
@@ -253,6 +255,12 @@ fn check_plugin(
     }
     if budget.calls == 0 {
         return error(format!("plugin '{name}': budget.calls must be at least 1, got 0"));
+    }
+    if budget.instances == 0 || budget.instances > MAX_ROOM_INSTANCES {
+        return error(format!(
+            "plugin '{name}': budget.instances must be between 1 and {MAX_ROOM_INSTANCES}, got {}",
+            budget.instances
+        ));
     }
     Ok(())
 }

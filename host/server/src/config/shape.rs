@@ -2,7 +2,7 @@
 
 /// Keys with what their values must be. Durations, sizes, addresses and the like are not listed: their parsers
 /// describe them. A tier has any name, here `NAME`.
-const SHAPES: [(&str, &str); 46] = [
+const SHAPES: [(&str, &str); 47] = [
     ("server", r#"a table such as { listen = "127.0.0.1:8080" }"#),
     ("server.path", r#"a path such as "/v2/realtime""#),
     ("server.tls", r#"a table such as { certificate = "cert.pem", key = "key.pem" }"#),
@@ -45,6 +45,7 @@ const SHAPES: [(&str, &str); 46] = [
     ("plugin.on_failure", r#""deny" or "allow""#),
     ("plugin.budget", r#"a table such as { call = "10ms", memory = "16MiB" }"#),
     ("plugin.budget.calls", "a whole number such as 1000000"),
+    ("plugin.budget.instances", "a whole number such as 8"),
     ("cache", r#"a table such as { folder = "cache" }"#),
     ("cache.folder", r#"the path of a directory, such as "cache""#),
     ("signatures", "a table such as { require = true }"),

@@ -3,9 +3,10 @@
 use super::{
     CompiledVersion, Connection,
     catch_up::Progress,
+    places::Turn,
     publish_pipeline::{CheckedMessage, UncheckedMessage},
     room::Room,
-    router::{Owners, Router, ShardId},
+    router::{Owners, Router, ShardId, SlotId},
     stopping, store_unavailable,
 };
 use std::{
@@ -71,11 +72,8 @@ pub(crate) enum ShardCommand {
         lost: bool,
         reply: oneshot::Sender<CatchUpOutcome>,
     },
-    /// Activates another version of the plugin.
-    Swap {
-        version: CompiledVersion,
-        reply: oneshot::Sender<Result<(), Refusal>>,
-    },
+    /// Prepares another version of the plugin, and waits for the decision.
+    PrepareSwap(SwapPreparation),
     /// Starts or stops copying all calls and answers to a candidate.
     Mirror(Option<Mirror>),
     /// The owners of rooms have changed: hands over the rooms that this shard has lost. Replies when it has
@@ -93,6 +91,16 @@ pub(crate) enum ShardCommand {
     Written,
     /// An event of the store.
     Store(Event),
+}
+
+/// A version that all shards of a plugin prepare, and then activate together or not at all.
+pub(crate) struct SwapPreparation {
+    pub version: CompiledVersion,
+    /// The shard is ready, or the version cannot run on it. Then it does nothing else until it is told the
+    /// decision.
+    pub prepared: oneshot::Sender<Result<(), Refusal>>,
+    /// To activate the version. The shard tells when it has. The version is not activated if there is no answer.
+    pub commit: oneshot::Receiver<oneshot::Sender<()>>,
 }
 
 /// A change of the owners of rooms.
@@ -117,21 +125,69 @@ pub(crate) enum PolicyRequest {
         request: JoinRequest,
         /// See [`JoinReceiver`].
         is_granted: Option<Arc<AtomicBool>>,
+        canonical: Option<CanonicalRoom>,
+        /// Its place among the questions about its principal, if a plugin governs the room.
+        turn: Option<Turn>,
         reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
     },
     /// Asks whether a message may be published, and to which room.
-    Check { message: UncheckedMessage, reply: oneshot::Sender<Result<CheckedMessage, Refusal>> },
+    Check {
+        message: UncheckedMessage,
+        canonical: Option<CanonicalRoom>,
+        reply: oneshot::Sender<Result<CheckedMessage, Refusal>>,
+    },
     /// Asks which messages of the history pass a member's filter.
     FilterHistory(HistoryFilterRequest),
 }
 
+/// The canonical name of a room, as its plugin gave it.
+pub(crate) struct CanonicalRoom {
+    pub name: RoomName,
+    /// The plugin's slot.
+    pub slot: SlotId,
+    /// Which version of the plugin; see [`GovernorGroup::generation`](switchyard_plugin::GovernorGroup::generation).
+    pub generation: u64,
+}
+
 impl PolicyRequest {
-    /// The name of the room, as the client wrote it.
+    /// The name of the room that decides which shard answers: the canonical name if it is known, and otherwise
+    /// that which the client wrote.
     pub(super) fn room(&self) -> &RoomName {
         match self {
+            Self::Join { canonical: Some(canonical), .. }
+            | Self::Check { canonical: Some(canonical), .. } => &canonical.name,
             Self::Join { request, .. } => &request.room,
             Self::Check { message, .. } => &message.room,
             Self::FilterHistory(request) => &request.room,
+        }
+    }
+
+    pub(super) fn canonical(&mut self) -> Option<&mut Option<CanonicalRoom>> {
+        match self {
+            Self::Join { canonical, .. } | Self::Check { canonical, .. } => Some(canonical),
+            Self::FilterHistory(_) => None,
+        }
+    }
+
+    pub(super) fn set_turn(&mut self, new: Option<Turn>) {
+        if let Self::Join { turn, .. } = self {
+            *turn = new;
+        }
+    }
+
+    pub(super) fn take_turn(&mut self) -> Option<Turn> {
+        match self {
+            Self::Join { turn, .. } => turn.take(),
+            Self::Check { .. } | Self::FilterHistory(_) => None,
+        }
+    }
+
+    /// Refuses what was requested.
+    pub(super) fn refuse(self, refusal: Refusal) {
+        match self {
+            Self::Join { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::Check { reply, .. } => drop(reply.send(Err(refusal))),
+            Self::FilterHistory(request) => drop(request.reply.send(FilteredHistory::failed())),
         }
     }
 

@@ -5,7 +5,8 @@ use super::{
     Hub, cannot_start_thread, conflict,
     fair_semaphore::{QueueFull, QueueLimits},
     refusals::wire_refusal,
-    slots::{CompiledVersion, SlotId},
+    router::SlotId,
+    slots::CompiledVersion,
     stopping,
 };
 use crate::key::Key;

@@ -112,6 +112,13 @@ impl FlushQueue {
         }
     }
 
+    /// Writes everything, because the shard ends.
+    pub(super) fn write_all(&mut self) {
+        for connection in self.immediate.drain(..).chain(self.delayed.drain(..)) {
+            connection.outbox.flush();
+        }
+    }
+
     /// Call on [`ShardCommand::Written`].
     pub(super) fn written(&mut self, now: Instant) {
         self.is_writing = false;
@@ -231,6 +238,24 @@ mod tests {
         assert_eq!(written(), WRITE_BATCH_SIZE * 2);
         flush.written(now);
         assert_eq!(flush.due(), Some(now + WRITE_COALESCE_DELAY));
+    }
+
+    /// Frames that were waiting for others stayed in the outboxes when the shard of a removed plugin ended.
+    #[test]
+    fn a_shard_that_ends_leaves_nothing_unwritten() {
+        let mut now = Instant::now();
+        let fast = pace(&mut now, WRITE_COALESCE_DELAY / 2, 50);
+        let mut flush = FlushQueue::new(now);
+        now += LOAD_WINDOW;
+        flush.count(5_000, now);
+        let pipe = TestPipe::new(100);
+        let connection = Connection::detached(pipe.clone());
+        connection.outbox.put("hello".into());
+        flush.queue_for(&fast, now).push(connection);
+        flush.write(now, &mpsc::unbounded_channel().0.downgrade());
+        assert!(pipe.take_bytes().is_empty(), "it is delayed");
+        flush.write_all();
+        assert!(!pipe.take_bytes().is_empty());
     }
 
     #[test]

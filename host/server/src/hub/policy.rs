@@ -4,7 +4,10 @@
 use super::{CompiledVersion, conflict, refusals::wire_refusal};
 use crate::key::Key;
 use serde::Deserialize;
-use switchyard_plugin::{Counts, FilterId, Governor, Limits, Mirror, PluginFunction, Principal};
+use std::sync::Arc;
+use switchyard_plugin::{
+    Counts, FilterId, Governor, GovernorGroup, Limits, Mirror, PluginFunction, PreparedSwap, Principal,
+};
 use switchyard_protocol::{
     ErrorCode, Refusal,
     room::{RoomKind, RoomName},
@@ -28,7 +31,15 @@ pub(crate) enum Policy {
     /// A plugin decides.
     Governed(Box<Governor>),
     /// No version of the plugin is active, so the rooms are closed.
-    Closed { plugin: String, reason: ClosedReason },
+    Closed { plugin: Arc<str>, reason: ClosedReason },
+}
+
+/// A version of a plugin that is ready to be activated in one shard.
+pub(crate) enum PreparedVersion {
+    /// The first one, or the first that the shard will need.
+    First(CompiledVersion),
+    /// One that has compiled all filters in use.
+    Next(Box<PreparedSwap>),
 }
 
 /// Why no version of a plugin is active.
@@ -38,6 +49,8 @@ pub(crate) enum ClosedReason {
     NotLoaded,
     /// Only other nodes have it.
     Absent,
+    /// The system cannot start a thread for it.
+    NoThread,
 }
 
 impl ClosedReason {
@@ -47,6 +60,7 @@ impl ClosedReason {
             Self::Absent => {
                 format!("it is governed elsewhere, by plugin '{plugin}', which this node does not have")
             }
+            Self::NoThread => format!("no thread can be started for its plugin '{plugin}'"),
         }
     }
 }
@@ -60,6 +74,10 @@ pub(crate) struct Admission {
     pub limits: Limits,
 }
 
+fn open_rooms(governor: &Governor) -> Result<(), Refusal> {
+    governor.open_rooms().map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))
+}
+
 /// The refusal for a room without a plugin if such rooms are closed.
 pub(super) fn ungoverned_closed(room: &RoomName) -> Refusal {
     let message =
@@ -68,20 +86,18 @@ pub(super) fn ungoverned_closed(room: &RoomName) -> Refusal {
 }
 
 impl Policy {
-    /// Decides whether a connection may join a room. `filter` is what the client wrote. `governs` says whether
-    /// this shard's plugin governs a canonical name.
+    /// Decides whether a connection may join a room. `room` is a name that [`resolve`](Self::resolve) returned, and
+    /// `filter` is what the client wrote.
     pub(crate) fn admit(
         &mut self,
-        room: &RoomName,
+        room: RoomName,
         principal: &Principal,
         filter: Option<&str>,
-        counts: impl FnOnce(&RoomName) -> Counts,
-        governs: impl FnOnce(&RoomName) -> bool,
+        counts: Counts,
     ) -> Result<Admission, Refusal> {
         if room.kind() != RoomKind::Ordinary {
-            return Ok(Admission { room: room.clone(), filter: None, limits: Limits::default() });
+            return Ok(Admission { room, filter: None, limits: Limits::default() });
         }
-        let room = self.resolve(&principal.id, room, governs)?;
         let Policy::Governed(governor) = self else {
             if filter.is_some() {
                 let message = format!("room '{}' has no plugin, so it supports no filters", &*room);
@@ -89,7 +105,6 @@ impl Policy {
             }
             return Ok(Admission { room, filter: None, limits: Limits::default() });
         };
-        let counts = counts(&room);
         let grant = governor.authorize(principal, &room, filter, counts);
         let grant = grant.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
         if let Some(max) = grant.limits.rooms
@@ -122,7 +137,7 @@ impl Policy {
             }
         };
         // Even for a plugin without hooks: if it is quarantined, its rooms may be closed.
-        governor.open_rooms().map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
+        open_rooms(governor)?;
         let canonical = governor.validate(principal, room);
         let canonical = canonical.map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
         let Some(canonical) = canonical else { return Ok(room.clone()) };
@@ -139,6 +154,19 @@ impl Policy {
         }
     }
 
+    /// Whether anything may happen in the rooms: not while their plugin is quarantined.
+    pub(super) fn open_rooms(&self) -> Result<(), Refusal> {
+        match self {
+            Policy::Governed(governor) => open_rooms(governor),
+            Policy::Ungoverned(_) | Policy::Closed { .. } => Ok(()),
+        }
+    }
+
+    /// Whether a plugin is told how many places a principal has.
+    pub(super) fn counts_places(&self) -> bool {
+        matches!(self, Policy::Governed(governor) if governor.plugin().info().hooks.subscribe)
+    }
+
     /// Releases a filter that a principal holds.
     pub(crate) fn release(&mut self, filter: Option<FilterId>, principal: &str) {
         if let (Policy::Governed(governor), Some(filter)) = (self, filter) {
@@ -146,26 +174,32 @@ impl Policy {
         }
     }
 
-    /// Activates a version of the plugin. After an error, the previous version is still active.
-    pub(crate) fn swap(&mut self, version: CompiledVersion) -> Result<(), Refusal> {
-        let CompiledVersion { plugin, on_failure } = version;
+    /// Prepares a version of the plugin. Nothing changes until it is committed. `has_thread` says whether the plugin
+    /// may be called here; if not, it never was, so there are no filters to compile.
+    pub(super) fn prepare(
+        &self,
+        version: CompiledVersion,
+        has_thread: bool,
+    ) -> Result<PreparedVersion, Refusal> {
         match self {
-            Policy::Governed(governor) => {
-                governor.swap(plugin, on_failure).map_err(|error| conflict(error.to_string()))?
+            Policy::Governed(governor) if has_thread => {
+                let prepared = governor.prepare(version.plugin, version.on_failure);
+                let prepared = prepared.map_err(|error| conflict(error.to_string()))?;
+                Ok(PreparedVersion::Next(Box::new(prepared)))
             }
-            Policy::Closed { .. } => *self = Policy::Governed(Box::new(Governor::new(plugin, on_failure))),
-            Policy::Ungoverned(_) => return Err(conflict("these rooms have no plugin".to_owned())),
+            Policy::Governed(_) | Policy::Closed { .. } => Ok(PreparedVersion::First(version)),
+            Policy::Ungoverned(_) => Err(conflict("these rooms have no plugin".to_owned())),
         }
-        Ok(())
     }
 
-    /// Whether messages must be checked before they are stored: the plugin has a publish hook, no version is
-    /// active, or the plugin is quarantined.
-    pub(super) fn wants_publishes(&self) -> bool {
-        match self {
-            Policy::Ungoverned(_) => false,
-            Policy::Closed { .. } => true,
-            Policy::Governed(governor) => governor.wants_publishes(),
+    /// Continues with a version that was prepared. All shards of the plugin do so together.
+    pub(super) fn commit(&mut self, version: PreparedVersion, group: &Arc<GovernorGroup>) {
+        match (&mut *self, version) {
+            (Policy::Governed(governor), PreparedVersion::Next(prepared)) => governor.commit(*prepared),
+            (_, PreparedVersion::First(CompiledVersion { plugin, on_failure })) => {
+                *self = Policy::Governed(Box::new(Governor::in_group(plugin, on_failure, group.clone())));
+            }
+            (_, PreparedVersion::Next(_)) => unreachable!("the shard waited since it was prepared"),
         }
     }
 

@@ -4,10 +4,11 @@
 
 use super::{
     Hub, Publisher, Ungoverned,
-    command::{PolicyRequest, ShardCommand},
+    command::PolicyRequest,
+    governed_rooms::GovernedRooms,
     memory_exhausted, policy,
     recent_publishers::Note,
-    router::{GovernedRooms, PublishPermit, PublishRoute, changing_governor},
+    router::{PublishPermit, PublishRoute},
     stopping, unavailable,
 };
 use crate::key::Keys;
@@ -237,10 +238,7 @@ impl PublishStep {
             };
             let StoreParameters { share, key, keys, route } = parameters;
             let route = route.take().expect("polled once");
-            // The plugin took so long that the room has another owner by now.
-            if hub.router.owner(&room) != route.shard {
-                return Err(changing_governor(&room));
-            }
+            hub.router.check_route(&route, &room)?;
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
             let principal = share.principal();
             let message =
@@ -320,7 +318,6 @@ impl Hub {
         }
         let charge = share.charge(MemoryKind::Publishes, data.len() + IN_FLIGHT_OVERHEAD);
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());
-        let shard = route.shard;
         let (share, key, route) = (share.clone(), key.map(Cow::into_owned), Some(route));
         let parameters = StoreParameters { share: share.clone(), key, keys, route };
         if !needs_check {
@@ -330,9 +327,8 @@ impl Hub {
         let (reply, checked) = oneshot::channel();
         let idempotency_key = parameters.key.clone();
         let message = UncheckedMessage { room, principal: who, via, event, data, idempotency_key, charge };
-        if let Some(shard) = self.router.table().shard(shard) {
-            shard.queue.send(ShardCommand::Request(PolicyRequest::Check { message, reply })).ok();
-        }
+        let request = PolicyRequest::Check { message, canonical: None, reply };
+        self.router.forward(request);
         Ok(PublishStep::Checking(checked, parameters))
     }
 

@@ -1,4 +1,4 @@
-//! How many rooms of one shard each connection and each principal uses. Does not know limits.
+//! How many rooms of one plugin each connection and each principal uses. Does not know limits.
 
 use std::{
     collections::{BTreeSet, HashMap},

@@ -6,16 +6,18 @@ mod filter_texts;
 mod governed;
 mod handover;
 mod membership;
+mod routing;
+mod swap;
+mod thread;
 
 use super::{
     command::*,
     flush::FlushQueue,
+    governed_rooms::GovernedRooms,
     policy::Policy,
-    quotas::Quotas,
     room::{Delivered, NewSeat, Room, Verdicts},
     room_entry::{RoomEntry, SeatRequest, WaitingJoin},
-    room_usage::RoomUsage,
-    router::{GovernedRooms, Router, ShardId},
+    router::{Router, ShardId},
 };
 use crate::metrics::Metrics;
 use filter_texts::FilterTexts;
@@ -28,6 +30,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
+use swap::PreparedSwap;
 use switchyard_plugin::{Audience, Counts, FilterId, FilterResults};
 use switchyard_process::memory::MemoryKind;
 use switchyard_protocol::{Position, Publication, Refusal, room::RoomName};
@@ -41,13 +44,13 @@ use tokio::{
 /// other tasks.
 const COMMAND_BATCH_SIZE: usize = 64;
 
-/// The rooms of one plugin, or some of the rooms without a plugin.
+/// Some of the rooms of one plugin, or some of the rooms without a plugin.
 pub(super) struct Shard {
     pub(super) id: ShardId,
     /// The shard's own queue. Weak, so that the shard ends when the router does not use it any more.
     pub(super) queue: mpsc::WeakUnboundedSender<ShardCommand>,
     pub(super) policy: Policy,
-    /// What publishers see. `None` for rooms without a plugin.
+    /// What it shares with the other shards of its plugin. `None` for rooms without a plugin.
     pub(super) governed: Option<Arc<GovernedRooms>>,
     /// Weak, so that the shard ends with the hub.
     pub(super) router: Weak<Router>,
@@ -58,15 +61,15 @@ pub(super) struct Shard {
     /// Maximum size of the data of a message, in bytes.
     pub(super) message_bytes: usize,
     pub(super) rooms: HashMap<RoomName, RoomEntry>,
-    /// For the counts that a plugin is told. Unused in ungoverned shards.
-    pub(super) room_usage: RoomUsage,
-    /// What the plugin allows publishers. Unused in ungoverned shards.
-    pub(super) quotas: Quotas,
     /// Reused for each message.
     pub(super) scratch: Scratch,
     pub(super) flush: FlushQueue,
     pub(super) filter_texts: FilterTexts,
     pub(super) arrivals: Arrivals,
+    /// Set while it waits for a decision.
+    pub(super) prepared_swap: Option<PreparedSwap>,
+    /// Whether it has a thread on which it can call a plugin.
+    pub(super) has_thread: bool,
 }
 
 /// Buffers for the evaluation of filters.
@@ -77,14 +80,8 @@ pub(super) struct Scratch {
 }
 
 impl Shard {
-    pub(super) async fn run(self, commands: mpsc::UnboundedReceiver<ShardCommand>) {
-        match self.policy {
-            Policy::Ungoverned(_) => self.run_in_order(commands).await,
-            Policy::Governed(_) | Policy::Closed { .. } => self.run_in_turns(commands).await,
-        }
-    }
-
-    async fn run_in_order(mut self, mut commands: mpsc::UnboundedReceiver<ShardCommand>) {
+    /// Runs a shard of rooms without a plugin.
+    pub(super) async fn run_in_order(mut self, mut commands: mpsc::UnboundedReceiver<ShardCommand>) {
         let mut batch = Vec::with_capacity(COMMAND_BATCH_SIZE);
         loop {
             let taken = match self.flush.due() {
@@ -94,7 +91,7 @@ impl Shard {
                 }
             };
             if taken == Some(0) {
-                return;
+                return self.flush.write_all();
             }
             batch.drain(..).for_each(|command| self.handle_in_order(command));
             self.flush.write(Instant::now(), &self.queue);
@@ -107,13 +104,6 @@ impl Shard {
         self.handle(command);
         while let Some(command) = self.arrivals.next_released() {
             self.handle(command);
-        }
-    }
-
-    /// Tells publishers whether this shard must check messages before they are stored.
-    fn update_publishers(&self) {
-        if let Some(governed) = &self.governed {
-            governed.set_wants_publishes(self.policy.wants_publishes());
         }
     }
 
@@ -154,13 +144,7 @@ impl Shard {
                 Some(room) => room.finish_catch_up(seat, upto, lost, reply),
                 None => drop(reply.send(CatchUpOutcome::Gone)),
             },
-            ShardCommand::Swap { version, reply } => {
-                self.quotas.expire_answers(Instant::now());
-                let swapped = self.policy.swap(version);
-                // Before anybody is told that the version is active.
-                self.update_publishers();
-                reply.send(swapped).ok();
-            }
+            ShardCommand::PrepareSwap(preparation) => self.prepare_swap(preparation),
             ShardCommand::Mirror(mirror) => self.policy.set_mirror(mirror),
             ShardCommand::HandOver { handover, reply } => self.hand_over(&handover, reply),
             ShardCommand::Adopt { from, rooms } => self.adopt(from, rooms),
@@ -174,9 +158,15 @@ impl Shard {
             return None;
         }
         let request = self.keep_own(request)?;
+        let request = self.resolve_room(request)?;
+        let (request, _question) = self.begin_question(request)?;
         match request {
-            PolicyRequest::Join { request, is_granted, reply } => self.join(request, is_granted, reply),
-            PolicyRequest::Check { message, reply } => drop(reply.send(self.check(message))),
+            PolicyRequest::Join { request, is_granted, canonical, reply, turn: _ } => {
+                self.join(request, canonical, is_granted, reply);
+            }
+            PolicyRequest::Check { message, canonical, reply } => {
+                drop(reply.send(self.check(message, canonical)));
+            }
             PolicyRequest::FilterHistory(request) => {
                 return self.filter_history(request, until).map(PolicyRequest::FilterHistory);
             }

@@ -2,21 +2,27 @@
 //! [`Hub::close_changing_rooms`], [`Hub::hand_rooms_over`], [`Hub::swap`] and [`Hub::set_mirror`]. `rollout`
 //! decides which slots there are and which version is in each of them.
 
-use super::{Hub, command::ShardCommand, router::ShardId, stopping};
+use super::{
+    Hub,
+    command::{ShardCommand, SwapPreparation},
+    conflict,
+    governed_rooms::GovernedRooms,
+    router::{ShardId, SlotId},
+    stopping,
+};
 use std::{sync::Arc, time::Duration};
-use switchyard_plugin::{Mirror, OnFailure, Plugin};
+use switchyard_plugin::{MAX_INSTANCES, Mirror, OnFailure, Plugin};
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Refusal, room::RoomPattern};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
 };
+use tokio_util::task::TaskTracker;
 
 /// How long a change of the rooms waits for messages that are being published. A message that takes longer
 /// is refused by its room's new owner.
 const PUBLISH_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Identifies a slot for a plugin.
-pub(crate) type SlotId = ShardId;
 
 /// A slot and the rooms that its plugin governs.
 #[derive(Clone)]
@@ -32,8 +38,16 @@ pub(crate) struct CompiledVersion {
     pub on_failure: OnFailure,
 }
 
+/// How many instances a slot with this many shards may have at a time: each shard has two while it changes to another
+/// version, and so has the `connect` hook. One is a candidate's, and one is that of a version that is being
+/// loaded.
+fn max_instances(shards: usize) -> usize {
+    2 * shards + 4
+}
+
 impl Hub {
-    /// Adds a slot for a plugin. It governs no rooms yet, and no version is active in it.
+    /// Adds a slot for a plugin. It governs no rooms yet, and no version is active in it. It has one shard until
+    /// a version needs more.
     pub(crate) fn add_slot(&self, name: &str) -> SlotId {
         self.start_slot(name)
     }
@@ -46,8 +60,11 @@ impl Hub {
 
     /// Removes a slot. Its plugin must not govern rooms any more.
     pub(crate) async fn remove_slot(&self, slot: SlotId) {
+        let Some((rooms, _)) = self.router.slot_shards(slot) else { return };
+        let _swapping = rooms.swapping.lock().await;
         self.connect_authorizer.swap(slot, None).await.ok();
-        self.router.remove(slot);
+        self.router.remove_slot(slot);
+        self.instances.locked().remove(&slot);
     }
 
     /// Announces which slot will govern which rooms: the first one with a matching pattern. Closes the rooms that
@@ -57,9 +74,7 @@ impl Hub {
         let _changing = self.handovers.lock().await;
         let next = self.router.with_slots(slots.into_iter().map(|slot| (slot.slot, slot.patterns)).collect());
         let until = Instant::now() + PUBLISH_DRAIN_TIMEOUT;
-        for publishing in self.router.close_changing(next) {
-            timeout_at(until, publishing.wait()).await.ok();
-        }
+        drain(self.router.close_changing(next), until).await;
     }
 
     /// Makes the change of [`close_changing_rooms`](Self::close_changing_rooms): hands the rooms over with their
@@ -73,21 +88,121 @@ impl Hub {
     }
 
     /// Activates a version in a slot, between two messages: for rooms and for connections. Ends mirroring to
-    /// a candidate. After an error, the slot's previous version is active.
+    /// a candidate. After an error, the slot's previous version is active. The slot gets as many shards as the
+    /// version's budget allows, at most one for each core.
     pub(crate) async fn swap(&self, slot: SlotId, version: CompiledVersion) -> Result<(), Refusal> {
-        let previous = self.connect_authorizer.swap(slot, Some(version.clone())).await?;
-        let (reply, swapped) = oneshot::channel();
-        self.router.send_to(slot, ShardCommand::Swap { version, reply });
-        let swapped = swapped.await.unwrap_or_else(|_| Err(stopping()));
+        let (rooms, _) = self.router.slot_shards(slot).ok_or_else(stopping)?;
+        let _swapping = rooms.swapping.lock().await;
+        let (_, shards) = self.router.slot_shards(slot).ok_or_else(stopping)?;
+        let count = version.plugin.budget().instances.min(self.cores).max(1);
+        self.reserve_instances(&rooms, shards.len().max(count))?;
+        let added = self.start_shards(&rooms, count.saturating_sub(shards.len()));
+        let all: Arc<[ShardId]> = shards.iter().chain(&added).copied().collect();
+        let result = self.activate(&rooms, &all, version).await;
+        match &result {
+            Ok(()) if shards.len() != count => self.spread_rooms(slot, &all, count).await,
+            Ok(()) => {}
+            Err(_) => drop(self.router.remove_shards(&added)),
+        }
+        let remaining = if result.is_ok() { count } else { shards.len() };
+        self.instances.locked().insert(slot, remaining);
+        result
+    }
+
+    /// Activates a version on these shards, which are all of a slot.
+    async fn activate(
+        &self,
+        rooms: &GovernedRooms,
+        shards: &[ShardId],
+        version: CompiledVersion,
+    ) -> Result<(), Refusal> {
+        let previous = self.connect_authorizer.swap(rooms.slot, Some(version.clone())).await?;
+        let swapped = self.swap_shards(rooms, shards, version).await;
         if swapped.is_err() {
-            self.connect_authorizer.swap(slot, previous).await.ok();
+            self.connect_authorizer.swap(rooms.slot, previous).await.ok();
         }
         swapped
+    }
+
+    /// Has all shards prepare a version, and then activate it together. If one cannot, none does.
+    async fn swap_shards(
+        &self,
+        rooms: &GovernedRooms,
+        shards: &[ShardId],
+        version: CompiledVersion,
+    ) -> Result<(), Refusal> {
+        let (mut answers, mut commits) = (vec![], vec![]);
+        for shard in shards {
+            let (prepared, answer) = oneshot::channel();
+            let (commit, decision) = oneshot::channel();
+            let preparation = SwapPreparation { version: version.clone(), prepared, commit: decision };
+            self.router.send_to(*shard, ShardCommand::PrepareSwap(preparation));
+            answers.push(answer);
+            commits.push(commit);
+        }
+        for answer in answers {
+            // An error drops the senders of the decision, which tells all other shards.
+            answer.await.unwrap_or_else(|_| Err(stopping()))?;
+        }
+        // All shards are waiting now, so nobody is calling the plugin. Nothing is awaited until they are told.
+        rooms.governors.activate(&version.plugin, version.on_failure);
+        rooms.quotas.locked().expire_answers(std::time::Instant::now());
+        let tell = |commit: oneshot::Sender<_>| {
+            let (committed, done) = oneshot::channel();
+            commit.send(committed).ok();
+            done
+        };
+        let told: Vec<_> = commits.into_iter().map(tell).collect();
+        for done in told {
+            done.await.ok();
+        }
+        Ok(())
+    }
+
+    /// Spreads the rooms of a slot over the first `count` of its shards, and ends the others.
+    async fn spread_rooms(&self, slot: SlotId, shards: &[ShardId], count: usize) {
+        let _changing = self.handovers.lock().await;
+        let (kept, surplus) = shards.split_at(count);
+        for done in self.router.set_shards(slot, kept.into()) {
+            done.await.ok();
+        }
+        drain(self.router.remove_shards(surplus), Instant::now() + PUBLISH_DRAIN_TIMEOUT).await;
+    }
+
+    /// Reserves the instances of a slot with this many shards, unless all slots together would have more than the
+    /// engine can run.
+    fn reserve_instances(&self, rooms: &GovernedRooms, shards: usize) -> Result<(), Refusal> {
+        let mut reserved = self.instances.locked();
+        let others: usize = reserved
+            .iter()
+            .filter(|(slot, _)| **slot != rooms.slot)
+            .map(|(_, shards)| max_instances(*shards))
+            .sum();
+        let (needed, free) = (max_instances(shards), (MAX_INSTANCES as usize).saturating_sub(others));
+        if needed > free {
+            return Err(conflict(format!(
+                "plugin '{}' may need {needed} instances, and the other plugins of this node leave {free} of \
+                 {MAX_INSTANCES}: lower budget.instances of some of them, or remove one",
+                rooms.name
+            )));
+        }
+        reserved.insert(rooms.slot, shards);
+        Ok(())
     }
 
     /// Copies all calls in a slot to a candidate, or stops with `None`.
     pub(crate) fn set_mirror(&self, slot: SlotId, mirror: Option<Mirror>) {
         self.connect_authorizer.set_mirror(slot, mirror.clone());
-        self.router.send_to(slot, ShardCommand::Mirror(mirror));
+        let Some((_, shards)) = self.router.slot_shards(slot) else { return };
+        for shard in &*shards {
+            self.router.send_to(*shard, ShardCommand::Mirror(mirror.clone()));
+        }
+    }
+}
+
+/// Waits for messages that are being published.
+async fn drain(under_way: Vec<TaskTracker>, until: Instant) {
+    for publishing in under_way {
+        timeout_at(until, publishing.wait()).await.ok();
     }
 }

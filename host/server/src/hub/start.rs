@@ -1,32 +1,34 @@
 //! Starts a hub: its shards, each with its policy, and the store that feeds them. Does not activate plugins.
 
 use super::{
-    Connections, Hub, MAX_CONCURRENT_HISTORY_READS, MAX_SHARD_BACKLOG, cannot_start_thread,
+    Connections, Hub, MAX_CONCURRENT_HISTORY_READS, MAX_SHARD_BACKLOG,
     command::ShardCommand,
     connect_authorizer::ConnectAuthorizer,
     fair_semaphore::FairSemaphore,
     flush::FlushQueue,
+    governed_rooms::GovernedRooms,
     policy::{ClosedReason, Policy, Ungoverned},
-    router::{GovernedRooms, Router, ShardHandle, ShardId},
+    router::{Router, ShardHandle, ShardId, SlotId},
     shard::Shard,
 };
 use crate::metrics::Metrics;
 use std::{
     collections::HashMap,
-    io,
     sync::{Arc, Weak, atomic::Ordering},
     time::Instant,
 };
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::Close;
 use switchyard_store::{Event, EventFeed, Store};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// What a hub is made of.
 pub(crate) struct HubConfig {
     pub ungoverned: Ungoverned,
     /// Maximum size of the data of a message, in bytes.
     pub message_bytes: usize,
+    /// How many shards the rooms without a plugin have, and those of each plugin at most.
+    pub cores: usize,
     pub memory: Arc<MemoryAccount>,
     /// The vital tasks of the node, which include the shards.
     pub vitals: VitalTasks,
@@ -47,8 +49,7 @@ impl Hub {
     where
         StoreFuture: Future<Output = Result<Store, E>>,
     {
-        let HubConfig { ungoverned, message_bytes, memory, vitals } = config;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let HubConfig { ungoverned, message_bytes, cores, memory, vitals } = config;
         let (mut handles, mut receivers) = (vec![], vec![]);
         for _ in 0..cores {
             let (queue, receiver) = mpsc::unbounded_channel();
@@ -66,6 +67,8 @@ impl Hub {
             memory,
             ungoverned,
             message_bytes,
+            cores,
+            instances: Default::default(),
             connect_authorizer: ConnectAuthorizer::new(vitals.clone()),
             allowances: Default::default(),
             vitals,
@@ -78,33 +81,53 @@ impl Hub {
         });
         for (index, (handle, receiver)) in shards.into_iter().zip(receivers).enumerate() {
             let shard = hub.new_shard(ShardId::of_ungoverned(index), &handle, Policy::Ungoverned(ungoverned));
-            hub.vitals.spawn("the shard of rooms without a plugin", shard.run(receiver));
+            hub.vitals.spawn("the shard of rooms without a plugin", shard.run_in_order(receiver));
         }
         Ok(hub)
     }
 
-    /// Adds a shard for the rooms of a plugin, on a thread of its own, so that a slow plugin delays only its
-    /// own rooms. It owns no rooms yet, and no version is active.
-    pub(super) fn start_slot(&self, name: &str) -> ShardId {
-        let (queue, receiver) = mpsc::unbounded_channel();
-        let handle = ShardHandle::new(queue, Some(Arc::new(GovernedRooms::new(name))));
-        let id = self.router.add(handle.clone());
-        let policy = Policy::Closed { plugin: name.to_owned(), reason: ClosedReason::NotLoaded };
-        let shard = self.new_shard(id, &handle, policy);
-        start_governed(name.to_owned(), shard, receiver, &self.vitals);
-        id
+    /// Adds a slot with one shard. It governs no rooms yet, and no version is active.
+    pub(super) fn start_slot(&self, name: &str) -> SlotId {
+        self.start_slot_as(name, ClosedReason::NotLoaded)
     }
 
-    /// Adds a shard for the rooms of a plugin that this node does not have.
-    pub(super) fn start_absent_slot(&self, name: &str) -> ShardId {
+    /// Adds a slot for a plugin that this node does not have.
+    pub(super) fn start_absent_slot(&self, name: &str) -> SlotId {
+        self.start_slot_as(name, ClosedReason::Absent)
+    }
+
+    fn start_slot_as(&self, name: &str, reason: ClosedReason) -> SlotId {
         let (queue, receiver) = mpsc::unbounded_channel();
-        let handle = ShardHandle::new(queue, Some(Arc::new(GovernedRooms::new(name))));
-        let id = self.router.add(handle.clone());
-        let policy = Policy::Closed { plugin: name.to_owned(), reason: ClosedReason::Absent };
-        let shard = self.new_shard(id, &handle, policy);
-        let closed = run_without_thread(name.to_owned(), shard, receiver, self.vitals.clone());
-        self.vitals.spawn("the shard of a plugin that other nodes have", closed);
-        id
+        let rooms = |slot| Arc::new(GovernedRooms::new(slot, name, Arc::downgrade(&self.router)));
+        let handle = |rooms: &Arc<GovernedRooms>| ShardHandle::new(queue, Some(rooms.clone()));
+        let (slot, shards) = self.router.add_slot(rooms, handle);
+        self.start_governed(shards[0], receiver, reason);
+        slot
+    }
+
+    /// Adds shards to a slot. They own no rooms yet, and no version is active in them.
+    pub(super) fn start_shards(&self, rooms: &Arc<GovernedRooms>, count: usize) -> Vec<ShardId> {
+        let start = |_| {
+            let (queue, receiver) = mpsc::unbounded_channel();
+            let id = self.router.add_shard(ShardHandle::new(queue, Some(rooms.clone())));
+            self.start_governed(id, receiver, ClosedReason::NotLoaded);
+            id
+        };
+        (0..count).map(start).collect()
+    }
+
+    /// Starts a plugin's shard. It takes no thread until its rooms need the plugin.
+    fn start_governed(
+        &self,
+        id: ShardId,
+        commands: mpsc::UnboundedReceiver<ShardCommand>,
+        reason: ClosedReason,
+    ) {
+        let Some(handle) = self.router.shard(id) else { return };
+        let Some(rooms) = &handle.governed else { return };
+        let plugin = rooms.name.clone();
+        let shard = self.new_shard(id, &handle, Policy::Closed { plugin: plugin.clone(), reason });
+        self.vitals.spawn("the shard of a plugin", shard.run_governed(plugin, commands, self.vitals.clone()));
     }
 
     fn new_shard(&self, id: ShardId, handle: &ShardHandle, policy: Policy) -> Shard {
@@ -119,70 +142,12 @@ impl Hub {
             backlog: handle.backlog.clone(),
             message_bytes: self.message_bytes,
             rooms: HashMap::new(),
-            room_usage: Default::default(),
-            quotas: Default::default(),
             scratch: Default::default(),
             flush: FlushQueue::new(Instant::now()),
             filter_texts: Default::default(),
             arrivals: Default::default(),
-        }
-    }
-}
-
-/// A shard, its queue, and the command that it handles first.
-type ShardHandoff = (Shard, mpsc::UnboundedReceiver<ShardCommand>, Option<ShardCommand>);
-
-/// Starts a plugin's shard on a thread of its own. If the system cannot start one, the rooms of the plugin
-/// are closed, which takes no thread, and each version that is put into the slot tries to start it again.
-fn start_governed(
-    plugin: String,
-    shard: Shard,
-    commands: mpsc::UnboundedReceiver<ShardCommand>,
-    vitals: &VitalTasks,
-) {
-    match start_thread(&plugin, vitals) {
-        Ok(thread) => drop(thread.send((shard, commands, None))),
-        Err(error) => {
-            tracing::error!(plugin, %error, "no thread can be started for a plugin; its rooms are closed");
-            let closed = run_without_thread(plugin, shard, commands, vitals.clone());
-            vitals.spawn("the shard of a plugin without a thread", closed);
-        }
-    }
-}
-
-/// Starts a thread that waits for its shard. The shard is sent only then, so that it is not lost if no thread
-/// can be started.
-fn start_thread(plugin: &str, vitals: &VitalTasks) -> io::Result<oneshot::Sender<ShardHandoff>> {
-    let (sender, receiver) = oneshot::channel::<ShardHandoff>();
-    let runtime = tokio::runtime::Handle::current();
-    let run = async move {
-        if let Ok((mut shard, commands, first)) = receiver.await {
-            first.into_iter().for_each(|command| shard.handle_in_order(command));
-            shard.run(commands).await;
-        }
-    };
-    vitals.spawn_thread(format!("plugin {plugin}"), move || runtime.block_on(run))?;
-    Ok(sender)
-}
-
-/// Runs a plugin's shard with closed rooms until a version is put into its slot and a thread can be started.
-async fn run_without_thread(
-    plugin: String,
-    mut shard: Shard,
-    mut commands: mpsc::UnboundedReceiver<ShardCommand>,
-    vitals: VitalTasks,
-) {
-    while let Some(command) = commands.recv().await {
-        let ShardCommand::Swap { version, reply } = command else {
-            shard.handle_in_order(command);
-            continue;
-        };
-        match start_thread(&plugin, &vitals) {
-            Ok(thread) => {
-                let swap = ShardCommand::Swap { version, reply };
-                return drop(thread.send((shard, commands, Some(swap))));
-            }
-            Err(error) => drop(reply.send(Err(cannot_start_thread(&format!("of plugin '{plugin}'"), error)))),
+            prepared_swap: None,
+            has_thread: false,
         }
     }
 }

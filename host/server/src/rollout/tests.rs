@@ -1,13 +1,12 @@
 //! Rollouts on nodes that share a registry, without sockets. Which version is active shows in the limits that
 //! it sets.
 
-mod guest;
 mod node;
 mod registry;
 
 use super::*;
+use crate::hub::tests::guest::{Connect, guest};
 use bytes::Bytes;
-use guest::{Connect, guest};
 use node::{NAME, TestNode};
 use registry::TestRegistry;
 use std::{

@@ -1,48 +1,19 @@
 //! Messages in flight: their order, their limits, and who is remembered as the publisher.
 
 use super::*;
-use crate::{
-    hub::{HubConfig, SeatId, SlotRooms, recent_publishers},
-    metrics::Metrics,
+use crate::hub::{
+    recent_publishers,
+    tests::{govern, version},
 };
 use serde_json::value::RawValue;
-use std::time::Duration;
-use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
-use switchyard_protocol::{Publication, room::RoomPattern};
-use switchyard_store::{ConnectionId, HistoryConfig, MemoryStore, Retention, Store};
+use switchyard_protocol::Publication;
 
-/// A hub with the store in memory, and a plugin for `g:*` that does not check messages.
+/// A hub with a plugin for `g:*` that does not check messages, and one for `closed:*` that is not loaded.
 async fn hub() -> Arc<Hub> {
-    let memory = MemoryAccount::unlimited();
-    let config = HubConfig {
-        ungoverned: Ungoverned::Open,
-        message_bytes: 1000,
-        memory: memory.clone(),
-        vitals: VitalTasks::default(),
-    };
-    let retention = Retention {
-        history: HistoryConfig::default(),
-        session_ttl: Duration::from_secs(60),
-        idempotency_key_ttl: Duration::from_secs(60),
-    };
-    let store = async move |feed| {
-        Ok::<_, ()>(Store::from(MemoryStore::new(retention, feed, &memory, &VitalTasks::default())))
-    };
-    let hub = Hub::start(config, Metrics::default(), store).await.unwrap();
-    let slot = hub.add_slot("g");
-    let patterns = [RoomPattern::try_from("g:*".to_owned()).unwrap()].into();
-    hub.close_changing_rooms(vec![SlotRooms { slot, patterns }]).await;
-    hub.hand_rooms_over().await;
-    let governed = hub.router.governed("g:a").unwrap();
-    governed.set_wants_publishes(false);
-    // After any command, the shard says that it checks messages, and then nothing more until the next one.
-    let room = RoomName::parse("g:a").unwrap();
-    let seat = SeatId { connection: ConnectionId::random(), serial: 0 };
-    hub.router.send("g:a", ShardCommand::Leave { room, seat, reply: None });
-    while !governed.wants_publishes() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    governed.set_wants_publishes(false);
+    let hub = crate::hub::tests::hub(2).await;
+    let [slot, closed] = ["g", "closed"].map(|name| hub.add_slot(name));
+    hub.swap(slot, version(1, 2)).await.unwrap();
+    govern(&hub, &[(slot, "g"), (closed, "closed")]).await;
     hub
 }
 
@@ -102,8 +73,7 @@ async fn a_message_waits_for_earlier_ones_that_the_plugin_checks() {
     let acme = Source::new(&hub, "acme");
     let data = RawValue::from_string("1".into()).unwrap();
     let mut pipeline = PublishPipeline::default();
-    hub.router.governed("g:a").unwrap().set_wants_publishes(true);
-    pipeline.begin(&hub, acme.publisher(), proposal("g:a", &data, None), "checked");
+    pipeline.begin(&hub, acme.publisher(), proposal("closed:a", &data, None), "checked");
     pipeline.begin(&hub, acme.publisher(), proposal("a", &data, None), "waiting");
     let (tag, published) = pipeline.next(&hub).await.unwrap();
     assert_eq!((tag, published.unwrap_err().code), ("checked", ErrorCode::PluginFailed));

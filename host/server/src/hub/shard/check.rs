@@ -7,22 +7,25 @@ use crate::hub::{
     refusals::wire_refusal,
 };
 use switchyard_plugin::{PluginFunction, PublishRequest, Verdict};
+use switchyard_process::lock::LockExt;
 use switchyard_protocol::ErrorCode;
 
 impl Shard {
     /// Decides whether a message may be published, to which room and with which data. The limits that the
     /// plugin gives to members apply to all publishers.
-    pub(super) fn check(&mut self, message: UncheckedMessage) -> Result<CheckedMessage, Refusal> {
+    pub(super) fn check(
+        &mut self,
+        message: UncheckedMessage,
+        canonical: Option<CanonicalRoom>,
+    ) -> Result<CheckedMessage, Refusal> {
         let UncheckedMessage { room, principal, via, event, data, idempotency_key, mut charge } = message;
-        let (router, id) = (self.router.clone(), self.id);
-        let governs = |room: &RoomName| router.upgrade().is_some_and(|router| router.owner(room) == id);
-        let room = self.policy.resolve(&principal.id, &room, governs)?;
+        let room = canonical.map_or(room, |canonical| canonical.name);
         let Policy::Governed(governor) = &mut self.policy else {
             return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge });
         };
-        if governor.plugin().info().hooks.subscribe {
+        if let (Some(governed), true) = (&self.governed, governor.plugin().info().hooks.subscribe) {
             let now = Instant::now();
-            if !self.quotas.are_known(&principal.id, &room, now) {
+            if !governed.quotas.locked().are_known(&principal.id, &room, now) {
                 let in_room = match self.rooms.get(&room) {
                     Some(RoomEntry::Open(room, _)) => room.len() as u32,
                     Some(RoomEntry::Opening(..)) | None => 0,
@@ -31,9 +34,9 @@ impl Shard {
                 let counts = Counts { in_room, ..Counts::default() };
                 let limits = governor.limits(&principal, &room, counts);
                 let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
-                self.quotas.set_publisher_limits(&principal.id, &room, &limits, now);
+                governed.quotas.locked().set_publisher_limits(&principal.id, &room, &limits, now);
             }
-            self.quotas.take(&principal.id, &room, data.len(), now)?;
+            governed.quotas.locked().take(&principal.id, &room, data.len(), now)?;
         }
         let idempotency_key = idempotency_key.as_deref();
         let repeated =

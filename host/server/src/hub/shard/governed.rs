@@ -78,9 +78,14 @@ impl PendingCommands {
 }
 
 impl Shard {
-    /// [`run`](Self::run) for the shard of a plugin, whether a version is active or not.
-    pub(super) async fn run_in_turns(mut self, mut commands: mpsc::UnboundedReceiver<ShardCommand>) {
+    /// Runs the shard of a plugin on its thread.
+    pub(super) async fn run_in_turns(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<ShardCommand>,
+        first: ShardCommand,
+    ) {
         let (mut batch, mut pending) = (Vec::with_capacity(COMMAND_BATCH_SIZE), PendingCommands::default());
+        self.sort(first, &mut pending);
         loop {
             if let Some(due) = pending.idle_until(Instant::now()) {
                 let due = self.flush.due().into_iter().chain(due).min();
@@ -91,7 +96,7 @@ impl Shard {
                     }
                 };
                 if taken == Some(0) {
-                    return;
+                    return self.flush.write_all();
                 }
             }
             // All queued commands, so that a principal that was not in the queue before gets its turn soon.
@@ -102,6 +107,7 @@ impl Shard {
             let until = Instant::now() + TURN_DURATION;
             while let Some(command) = pending.immediate.pop_front() {
                 self.handle(command);
+                self.finish_swap().await;
                 while let Some(command) = self.arrivals.next_released() {
                     self.sort(command, &mut pending);
                 }
@@ -122,8 +128,6 @@ impl Shard {
             if let Some(principal) = served {
                 pauses.record_turn(principal, began, Instant::now());
             }
-            // Before anybody is told the result.
-            self.update_publishers();
             self.flush.write(Instant::now(), &self.queue);
             tokio::task::yield_now().await;
         }

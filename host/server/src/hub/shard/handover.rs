@@ -6,11 +6,14 @@ use super::*;
 use crate::hub::{
     Connection,
     room::MemberToJudge,
-    router::{Owners, changing_governor},
+    router::{Owners, SlotId, changing_governor},
 };
 use std::collections::{BTreeMap, VecDeque};
 use switchyard_plugin::Principal;
-use switchyard_process::fair_queue::{FairQueue, TurnStep};
+use switchyard_process::{
+    fair_queue::{FairQueue, TurnStep},
+    lock::LockExt,
+};
 use switchyard_protocol::ErrorCode;
 
 /// How long the members that arrive with one handover are judged. Those who are left must join again. Calls of
@@ -27,7 +30,6 @@ pub(crate) struct Arrivals {
     awaited: Option<Awaited>,
     /// Deferred commands whose room has arrived.
     released: VecDeque<ShardCommand>,
-    /// Whether this shard has ever lost rooms. Requests for them may still be waiting.
     has_lost_rooms: bool,
 }
 
@@ -58,6 +60,11 @@ impl Arrivals {
         self.released.pop_front()
     }
 
+    /// Whether this shard has ever lost rooms. Requests for them may still be waiting.
+    pub(super) fn has_lost_rooms(&self) -> bool {
+        self.has_lost_rooms
+    }
+
     fn arrived(&mut self, from: ShardId) {
         let Some(awaited) = &mut self.awaited else { return };
         self.released.extend(awaited.deferred.remove(&from).into_iter().flatten());
@@ -86,7 +93,7 @@ fn room_of(command: &ShardCommand) -> Option<&str> {
         // An offer was made by this shard, before it lost the room.
         ShardCommand::Accept { .. }
         | ShardCommand::Decline { .. }
-        | ShardCommand::Swap { .. }
+        | ShardCommand::PrepareSwap(_)
         | ShardCommand::Mirror(_)
         | ShardCommand::HandOver { .. }
         | ShardCommand::Adopt { .. }
@@ -95,24 +102,6 @@ fn room_of(command: &ShardCommand) -> Option<&str> {
 }
 
 impl Shard {
-    /// Returns a request if this shard owns its room and has it. Otherwise the request waits for the room, or is
-    /// passed on to the new owner.
-    pub(super) fn keep_own(&mut self, request: PolicyRequest) -> Option<PolicyRequest> {
-        let Some(ShardCommand::Request(request)) = self.arrivals.defer(ShardCommand::Request(request)) else {
-            return None;
-        };
-        if !self.arrivals.has_lost_rooms {
-            return Some(request);
-        }
-        let router = self.router.upgrade()?;
-        let owner = router.owner(request.room());
-        if owner == self.id {
-            return Some(request);
-        }
-        router.send_to(owner, ShardCommand::Request(request));
-        None
-    }
-
     /// Hands the rooms over that this shard has lost, and waits for those that it was given.
     pub(super) fn hand_over(&mut self, handover: &Handover, reply: oneshot::Sender<()>) {
         let Some(router) = self.router.upgrade() else { return };
@@ -120,14 +109,17 @@ impl Shard {
         let lost: Vec<_> = self.rooms.keys().filter(|room| is_lost(room)).cloned().collect();
         let mut handed: BTreeMap<ShardId, Vec<HandedRoom>> = BTreeMap::new();
         for name in lost {
+            let stays_governed = self.slot().is_some_and(|slot| handover.next.slot(&name) == Some(slot));
             match self.rooms.remove(&name) {
                 Some(RoomEntry::Open(room, charge)) => {
-                    self.release_members(&room);
                     let owner = handover.next.owner(&name);
+                    self.release_members(&room, stays_governed);
                     handed.entry(owner).or_default().push(HandedRoom { name, room, charge });
                 }
                 Some(RoomEntry::Opening(waiting, _)) => {
-                    self.refuse_all(&name, waiting, &changing_governor(&name));
+                    let refusal =
+                        if stays_governed { changing_shard(&name) } else { changing_governor(&name) };
+                    self.refuse_all(&name, waiting, &refusal);
                     self.store.broker.unsubscribe(&name);
                 }
                 None => {}
@@ -149,11 +141,14 @@ impl Shard {
         self.arrivals.awaited = Some(Awaited { previous: handover.previous.clone(), deferred, reply });
     }
 
-    /// Forgets what this shard knows about the members of a room that it hands over.
-    fn release_members(&mut self, room: &Room) {
+    /// Forgets what this shard knows about the members of a room that it hands over. Their places remain if another
+    /// shard of the same plugin gets the room.
+    fn release_members(&mut self, room: &Room, stays_governed: bool) {
         for (connection, principal, filter) in room.filters_of_members() {
             self.policy.release(filter, principal);
-            self.room_usage.remove(room.name(), connection, principal);
+            if !stays_governed {
+                self.forget_place(room.name(), connection, principal);
+            }
         }
         for text in room.filter_texts() {
             self.filter_texts.release(Some(text.clone()));
@@ -176,7 +171,7 @@ impl Shard {
             let began = Instant::now();
             to_judge.serve_next(|(name, member)| {
                 let judged = match Instant::now() < until {
-                    true => self.judge(&name, &member, &mut admitted),
+                    true => self.judge(&name, &member, &mut admitted, until),
                     false => Err(judged_too_late(&name)),
                 };
                 if let Err(reason) = judged {
@@ -188,7 +183,6 @@ impl Shard {
                 }
             });
         }
-        self.update_publishers();
         self.arrivals.arrived(from);
     }
 
@@ -198,26 +192,34 @@ impl Shard {
         name: &RoomName,
         member: &MemberToJudge,
         admitted: &mut HashMap<RoomName, u32>,
+        until: Instant,
     ) -> Result<(), Refusal> {
         let connection = &member.connection;
-        let (usage, in_room) = (&self.room_usage, admitted.get(name).copied().unwrap_or_default());
-        let counts = |room: &RoomName| {
-            let (of_connection, of_principal) = usage.other_rooms(room, connection.id, &connection.principal);
-            Counts { of_connection, of_principal, in_room }
-        };
         let Connection { principal, key_id, tier, .. } = &**connection;
+        let _question = match &self.governed {
+            Some(governed) if self.policy.counts_places() => {
+                let question = governed.begin_urgent_question(principal, until);
+                Some(question.ok_or_else(|| judged_too_late(name))?)
+            }
+            _ => None,
+        };
+        let in_room = admitted.get(name).copied().unwrap_or_default();
+        let counts = match &self.governed {
+            Some(governed) => governed.places.counts(name, connection.id, principal, in_room),
+            None => Counts::default(),
+        };
         let principal = Principal::new(principal.clone(), key_id.clone(), tier.clone());
-        let filter = member.filter_text.as_deref();
-        let admission = self.policy.admit(name, &principal, filter, counts, |_| true)?;
-        if admission.room != *name {
-            self.policy.release(admission.filter, &connection.principal);
-            let message =
-                format!("room '{}' is now called '{}'; subscribe to that", &**name, &*admission.room);
+        let canonical = self.policy.resolve(&principal.id, name, |_| true)?;
+        if canonical != *name {
+            let message = format!("room '{}' is now called '{}'; subscribe to that", &**name, &*canonical);
             return Err(Refusal::new(ErrorCode::RoomRejected, message));
         }
-        if matches!(self.policy, Policy::Governed(_)) {
-            self.quotas.set_member_limits(&connection.principal, name, &admission.limits, Instant::now());
-            self.room_usage.add(name, connection.id, &connection.principal);
+        let filter = member.filter_text.as_deref();
+        let admission = self.policy.admit(canonical, &principal, filter, counts)?;
+        if let (Policy::Governed(_), Some(governed)) = (&self.policy, &self.governed) {
+            let (principal, now) = (&connection.principal, Instant::now());
+            governed.quotas.locked().set_member_limits(principal, name, &admission.limits, now);
+            governed.places.add(name, connection.id, principal);
         }
         if let (Some(room), Some(filter)) = (self.open_room(name), admission.filter) {
             room.set_filter(member.seat, filter);
@@ -226,11 +228,23 @@ impl Shard {
         Ok(())
     }
 
+    /// The slot of its plugin.
+    fn slot(&self) -> Option<SlotId> {
+        self.governed.as_ref().map(|governed| governed.slot)
+    }
+
     /// Makes a member leave, and tells its session.
     fn remove_member(&mut self, name: &RoomName, member: &MemberToJudge, reason: Refusal) {
         self.leave(name, member.seat);
         member.connection.remove_seat(RemovedSeat { room: name.clone(), seat: member.seat, reason });
     }
+}
+
+/// The refusal of a join to a room that is just being opened while the number of shards of its plugin changes.
+fn changing_shard(room: &RoomName) -> Refusal {
+    let message =
+        format!("room '{}' is being handed over to another thread of its plugin; try again", &**room);
+    Refusal::retry(ErrorCode::PluginFailed, message, RETRY_MS)
 }
 
 fn judged_too_late(room: &RoomName) -> Refusal {

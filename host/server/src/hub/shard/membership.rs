@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::hub::{memory_exhausted, store_unavailable};
+use switchyard_process::lock::LockExt;
+use switchyard_store::ConnectionId;
 
 /// The approximate memory of a membership, in the room and in the session.
 const SEAT_BYTES: usize = 500;
@@ -21,33 +23,32 @@ impl Shard {
     pub(super) fn join(
         &mut self,
         request: JoinRequest,
+        canonical: Option<CanonicalRoom>,
         is_granted: Option<Arc<AtomicBool>>,
         reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
     ) {
-        let (rooms, usage) = (&self.rooms, &self.room_usage);
+        let room = canonical.map_or_else(|| request.room.clone(), |canonical| canonical.name);
         let connection = &request.connection;
-        let counts = |room: &RoomName| {
-            let (of_connection, of_principal) = usage.other_rooms(room, connection.id, &connection.principal);
-            let in_room = match rooms.get(room) {
-                Some(RoomEntry::Open(room, _)) => room.len() as u32,
-                Some(RoomEntry::Opening(waiting, _)) => waiting.len() as u32,
-                None => 0,
-            };
-            Counts { of_connection, of_principal, in_room }
+        let in_room = match self.rooms.get(&room) {
+            Some(RoomEntry::Open(room, _)) => room.len() as u32,
+            Some(RoomEntry::Opening(waiting, _)) => waiting.len() as u32,
+            None => 0,
         };
-        let (router, id) = (self.router.clone(), self.id);
-        let governs = |room: &RoomName| router.upgrade().is_some_and(|router| router.owner(room) == id);
+        let counts = match &self.governed {
+            Some(governed) => governed.places.counts(&room, connection.id, &connection.principal, in_room),
+            None => Counts::default(),
+        };
         let (principal, filter) = (&request.principal, request.filter.as_deref());
-        let admission = match self.policy.admit(&request.room, principal, filter, counts, governs) {
+        let admission = match self.policy.admit(room, principal, filter, counts) {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
         if let Some(is_granted) = is_granted {
             is_granted.store(true, Ordering::Relaxed);
         }
-        if matches!(self.policy, Policy::Governed(_)) {
-            let principal = &request.connection.principal;
-            self.quotas.set_member_limits(principal, &admission.room, &admission.limits, Instant::now());
+        if let (Policy::Governed(_), Some(governed)) = (&self.policy, &self.governed) {
+            let (principal, now) = (&request.connection.principal, Instant::now());
+            governed.quotas.locked().set_member_limits(principal, &admission.room, &admission.limits, now);
         }
         if let (true, Some(queue)) = (request.offer, self.queue.upgrade())
             && let Some(room) = self.open_room(&admission.room)
@@ -63,8 +64,8 @@ impl Shard {
             self.policy.release(admission.filter, &request.connection.principal);
             return drop(reply.send(Err(memory_exhausted("rooms"))));
         }
-        if matches!(self.policy, Policy::Governed(_)) {
-            self.room_usage.add(&admission.room, request.connection.id, &request.connection.principal);
+        if let (Policy::Governed(_), Some(governed)) = (&self.policy, &self.governed) {
+            governed.places.add(&admission.room, request.connection.id, &request.connection.principal);
         }
         let JoinRequest { connection, filter, since, buffer, .. } = request;
         let request = SeatRequest {
@@ -128,7 +129,7 @@ impl Shard {
         for WaitingJoin { request, reply } in waiting {
             let SeatRequest { connection, filter, .. } = request;
             self.policy.release(filter, &connection.principal);
-            self.room_usage.remove(name, connection.id, &connection.principal);
+            self.forget_place(name, connection.id, &connection.principal);
             reply.send(Err(refusal.clone())).ok();
         }
     }
@@ -165,12 +166,19 @@ impl Shard {
         connection.share.subtract(MemoryKind::Sessions, SEAT_BYTES + text_len(text.as_ref()));
         self.filter_texts.release(text);
         self.policy.release(filter, &connection.principal);
-        self.room_usage.remove(name, seat.connection, &connection.principal);
+        self.forget_place(name, seat.connection, &connection.principal);
         if is_empty {
             self.rooms.remove(name);
             self.metrics.rooms.dec();
             self.store.broker.unsubscribe(name);
             self.free_memory();
+        }
+    }
+
+    /// Does not count a place any more.
+    pub(super) fn forget_place(&self, name: &RoomName, connection: ConnectionId, principal: &str) {
+        if let Some(governed) = &self.governed {
+            governed.places.remove(name, connection, principal);
         }
     }
 

@@ -43,6 +43,7 @@ impl TestNode {
         let hub = HubConfig {
             ungoverned: Ungoverned::Open,
             message_bytes: 1 << 16,
+            cores: 2,
             memory: MemoryAccount::unlimited(),
             vitals: Default::default(),
         };

@@ -21,14 +21,14 @@ const ARGUMENTS: u32 = 4096;
 
 /// What a guest's connect hook does.
 #[derive(Clone, Copy)]
-pub(super) enum Connect {
+pub(crate) enum Connect {
     /// It allows a connection this many rooms.
     LimitRooms(u32),
     Panic,
 }
 
 /// The code of a plugin that calls itself `version`, as a core module.
-pub(super) fn guest(version: &str, connect: Connect) -> Bytes {
+pub(crate) fn guest(version: &str, connect: Connect) -> Bytes {
     let mut types = TypeSection::new();
     let i32s = |count| vec![ValType::I32; count];
     for parameters in [0, 2, 15, 4] {
