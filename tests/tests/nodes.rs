@@ -19,6 +19,7 @@ mod redis_errors;
 mod redis_reads;
 mod resources;
 mod sessions;
+mod shared_state;
 mod silence;
 mod startup;
 mod topology;

@@ -1,7 +1,7 @@
 //! The configuration of one plugin, `[[plugin]]`: its file, its rooms and its budget; and loading what it
 //! names.
 
-use super::{Budget, Engine, OnFailure, Plugin, SignatureError, Trust, contract, load::digest};
+use super::{Budget, Engine, OnFailure, Plugin, SignatureError, StateScope, Trust, contract, load::digest};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::{
@@ -47,6 +47,9 @@ pub struct PluginConfig {
     /// The headers of a client's upgrade that the connect hook sees.
     #[serde(default)]
     pub headers: Vec<ListedHeader>,
+    /// Which nodes have the values that the plugin keeps.
+    #[serde(default)]
+    pub state: StateScope,
     /// The resources that the plugin may use.
     #[serde(default)]
     pub budget: BudgetConfig,
@@ -186,6 +189,7 @@ impl PluginConfig {
             config: toml::Table::new(),
             on_failure: OnFailure::default(),
             headers: vec![],
+            state: StateScope::default(),
             budget: BudgetConfig::default(),
             probation: DEFAULT_PROBATION,
             trust: Arc::default(),
@@ -196,14 +200,14 @@ impl PluginConfig {
     /// rooms, file, probation and trusted keys may differ.
     pub fn has_same_runtime_settings(&self, other: &Self) -> bool {
         let settings = |config: &Self| {
-            let Self { config, headers, budget, on_failure, sha256, .. } = config;
-            (config.clone(), headers.clone(), *budget, *on_failure, sha256.clone())
+            let Self { config, headers, state, budget, on_failure, sha256, .. } = config;
+            (config.clone(), headers.clone(), *state, *budget, *on_failure, sha256.clone())
         };
         settings(self) == settings(other)
     }
 
-    /// The SHA-256, in hexadecimal, of the settings with which a version runs: `config`, `headers`, `budget` and
-    /// `on_failure`. Equal settings have the same digest on all nodes.
+    /// The SHA-256, in hexadecimal, of the settings with which a version runs: `config`, `headers`, `state`,
+    /// `budget` and `on_failure`. Equal settings have the same digest on all nodes.
     pub fn digest(&self) -> String {
         let BudgetConfig { call, memory, calls, state, instances } = self.budget;
         let budget = [call.as_nanos().to_string(), memory.to_string(), calls.to_string(), state.to_string()];
@@ -214,6 +218,7 @@ impl PluginConfig {
             "budget": budget,
             "instances": instances,
             "on_failure": self.on_failure,
+            "state": self.state,
         });
         digest(settings.to_string().as_bytes())
     }
@@ -348,6 +353,8 @@ mod tests {
         config.budget.state += 1;
         changed(&config);
         config.headers.push(ListedHeader("user-agent".into()));
+        changed(&config);
+        config.state = StateScope::Shared;
         changed(&config);
     }
 

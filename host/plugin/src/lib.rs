@@ -87,5 +87,5 @@ pub use schema::find_schema_problems;
 pub use series::{PluginSeries, VersionCounts};
 pub use shadow::{ComparisonReport, Difference, HookComparison, Mirror, Shadow};
 pub use signature::{KeyError, PublicKey, SecretKey, SignatureError, Trust};
-pub use state::{StateTable, StateTables, StateUsage};
+pub use state::{StateChange, StateScope, StateTable, StateTables, StateUsage};
 pub use status::{PluginStatus, State, Stats};

@@ -1,7 +1,9 @@
 //! What a plugin keeps on this node beyond its instances and versions: token buckets and values. Bounded by
-//! the plugin's `budget.state`. Does not know plugins.
+//! the plugin's `budget.state`. If the values are shared with other nodes, notes what they have to be told. Does not
+//! know plugins.
 
 mod bucket;
+mod changes;
 mod key;
 mod key_range;
 mod ledger;
@@ -11,15 +13,28 @@ mod tables;
 mod tests;
 
 pub(crate) use bucket::Withdrawal;
+pub use changes::StateChange;
 pub use table::{StateTable, StateUsage};
 pub use tables::StateTables;
 
 use bucket::NEVER;
 use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Maximum size of a value, in bytes.
 const MAX_VALUE_BYTES: usize = 64 << 10;
+
+/// Which nodes have the values that a plugin keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateScope {
+    /// Each node has its own, until it ends.
+    #[default]
+    Node,
+    /// All nodes have the same values, and the store keeps them. Buckets are each node's own.
+    Shared,
+}
 
 /// Why a value is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +104,7 @@ impl StateAccess {
         match &self.overlay {
             // If there is no room for the mark, the value shows through again.
             Some(overlay) => drop(overlay.set(principal_id, key, None, 0)),
-            None => self.table.delete(key),
+            None => self.table.delete(principal_id, key),
         }
     }
 }

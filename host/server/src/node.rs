@@ -219,6 +219,8 @@ impl Node {
             let (connections, sessions) = (clients.len(), hub.connections.len());
             tracing::warn!(connections, sessions, "some connections did not end in time; dropping them");
         }
+        // What changed in the last moments. If it cannot be sent in time, it is lost.
+        tokio::time::timeout(LEAVE_TIMEOUT, rollout.exchange_states()).await.ok();
         // A short time only: if the claims stay, the rooms stay closed on nodes without the plugins.
         if !matches!(tokio::time::timeout(LEAVE_TIMEOUT, rollout.leave_governance()).await, Ok(Ok(()))) {
             tracing::warn!("the store did not take the claims of this node's plugins back");

@@ -11,6 +11,7 @@ mod plugin_set;
 mod probation;
 mod rollback;
 mod shadow;
+mod shared_state;
 mod slot;
 mod start;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod version_compiler;
 mod view;
 
 pub(crate) use deploy::Deployment;
+pub(crate) use shared_state::share_states;
 pub(crate) use slot::PluginSlot;
 pub(crate) use switchyard_process::log::AUDIT_TARGET;
 pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};
@@ -26,6 +28,7 @@ pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};
 use crate::hub::Hub;
 use arc_swap::ArcSwap;
 use governance::GovernanceState;
+use shared_state::SharedState;
 use std::sync::Arc;
 use switchyard_plugin::{Cache, Compiler, PluginConfig, StateTables};
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -44,6 +47,7 @@ pub(crate) struct Rollout {
     set_lock: tokio::sync::Mutex<()>,
     governance: GovernanceState,
     compiler: VersionCompiler,
+    shared_state: Arc<SharedState>,
 }
 
 impl Rollout {
@@ -59,9 +63,11 @@ impl Rollout {
         let slots = plugins.into_iter().map(|config| PluginSlot::new(hub.add_slot(config.name()), config));
         let slots = ArcSwap::from_pointee(slots.map(Arc::new).collect());
         let states = StateTables::new(hub.memory.clone());
-        let compiler = VersionCompiler::new(hub.vitals.clone(), states, cache, compiler);
+        let shared_state = Arc::new(SharedState::new(hub.store.shared_values.clone()));
+        let compiler =
+            VersionCompiler::new(hub.vitals.clone(), states, shared_state.clone(), cache, compiler);
         let governance = GovernanceState::new(host);
-        Arc::new(Self { hub, slots, set_lock: Default::default(), governance, compiler })
+        Arc::new(Self { hub, slots, set_lock: Default::default(), governance, compiler, shared_state })
     }
 
     /// The plugins in the order of precedence.

@@ -3,7 +3,7 @@
 //!
 //! A [`Store`] consists of traits, each about one thing: [`Broker`] (messages), [`SessionStore`],
 //! [`RoomDirectory`], [`PluginRegistry`] and [`GovernanceRegistry`], and for a store outside of the process also
-//! [`KeyRegistry`] and [`RemoteStore`]. There are two stores: [`MemoryStore`], for a single node, and [`RedisStore`], which
+//! [`KeyRegistry`], [`SharedValueStore`] and [`RemoteStore`]. There are two stores: [`MemoryStore`], for a single node, and [`RedisStore`], which
 //! several nodes share. Both pass the same suite of tests, `contract`.
 //!
 //! A store reports to its node with [`Event`]s, for example the messages of rooms. They go through the
@@ -38,6 +38,7 @@ mod room_directory;
 mod session;
 mod session_store;
 mod session_token;
+mod shared_values;
 mod store;
 mod unavailable;
 mod version_history;
@@ -63,6 +64,7 @@ pub use room_directory::{Members, Receipt, RoomDirectory, RoomSummary};
 pub use session::{ResumeCheck, ResumeResult, ResumedSession, SessionHandle, SlotResult};
 pub use session_store::SessionStore;
 pub use session_token::SessionToken;
+pub use shared_values::{RemovedValues, SharedValueStore, ValueChange, ValueExchange, ValuePosition};
 pub use store::Store;
 pub use unavailable::{RESPONSE_TIMEOUT, Unavailable};
 pub use version_history::{ActivationSource, Release, RollbackReason, VersionHistory};

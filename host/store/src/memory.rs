@@ -189,6 +189,7 @@ impl From<Arc<MemoryStore>> for Store {
             plugins: memory.clone(),
             governance: memory,
             keys: None,
+            shared_values: None,
             remote: None,
         }
     }

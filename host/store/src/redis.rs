@@ -28,6 +28,7 @@ mod scripts;
 mod session_id;
 mod session_key;
 mod sessions;
+mod shared_values;
 mod site;
 mod store;
 mod stored_rooms;

@@ -3,6 +3,7 @@
 
 use crate::{
     Broker, GovernanceRegistry, KeyRegistry, PluginRegistry, RemoteStore, RoomDirectory, SessionStore,
+    SharedValueStore,
 };
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub struct Store {
     pub governance: Arc<dyn GovernanceRegistry>,
     /// API keys, if the store keeps any.
     pub keys: Option<Arc<dyn KeyRegistry>>,
+    /// The values that plugins share between nodes, if the store keeps any.
+    pub shared_values: Option<Arc<dyn SharedValueStore>>,
     /// What only a store outside of this process has.
     pub remote: Option<Arc<dyn RemoteStore>>,
 }

@@ -242,3 +242,22 @@ async fn serve_does_not_start_with_an_invalid_configuration() {
     fs::write(folder.join("s.toml"), format!("[server]\nlisten = \"{address}\"")).expect("a file");
     fails(folder, &["serve", "--config", "s.toml"], &address).await;
 }
+
+#[tokio::test]
+async fn shared_state_without_a_shared_store_is_a_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let check = async |state: &str| {
+        let section = switchyard_tests::plugin("keeper", r#"["kept"]"#, "{}") + &format!("state = {state}\n");
+        std::fs::write(folder.join("s.toml"), section).expect("a file");
+        run(folder, &["check", "--config", "s.toml"], &[]).await
+    };
+    let output = check("\"shared\"").await;
+    let warning = "plugin.state of plugin 'keeper' is \"shared\", but store.url is \"memory\"";
+    assert!(output.status.success() && stderr(&output).contains(warning), "{}", stderr(&output));
+    let output = check("\"node\"").await;
+    assert!(output.status.success() && !stderr(&output).contains("plugin.state"), "{}", stderr(&output));
+    let output = check("\"both\"").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("`node` or `shared`"), "{}", stderr(&output));
+}

@@ -171,6 +171,7 @@ fn form(key: &str) -> String {
     let tag = match tag {
         "/nodes" | "/rooms" | "/keys" | "/plugins" => tag,
         tag if tag.starts_with("/node-") => "/node-NODE",
+        tag if tag.starts_with("/plugin-") => "/plugin-PLUGIN",
         tag if tag.starts_with('@') && (rest == "connections" || rest.starts_with("session:")) => {
             "@PRINCIPAL"
         }
@@ -190,13 +191,17 @@ fn form(key: &str) -> String {
 async fn every_redis_key_is_explained_and_expires_as_documented() {
     let redis = Redis::start().await;
     let plugin = guest("orderbook").display().to_string();
-    let plugin = format!("[[plugin]]\nname = \"dydx\"\nfile = \"{plugin}\"\nrooms = [\"trades\"]");
-    let node = Node::start(&redis.url(), &plugin).await;
+    let plugin = format!("[[plugin]]\nname = \"dydx\"\nfile = \"{plugin}\"\nrooms = [\"trades\"]\n");
+    let keeper = switchyard_tests::plugin("keeper", "[\"kept\"]", "{}") + "state = \"shared\"\n";
+    let node = Node::start(&redis.url(), &(plugin + &keeper)).await;
     let (mut client, lost) = (node.client().await, node.client().await);
     client.subscribe(json!(["prices", "left"])).await;
     client.ask(json!({"type": "unsubscribe", "rooms": ["left"]})).await;
     lost.cut();
     client.ask(json!({"type": "publish", "room": "prices", "data": 1, "key": "k"})).await;
+    for change in [json!({"set": "a", "value": "1", "ttlMs": 3_600_000}), json!({"delete": "b"})] {
+        client.ask(json!({"type": "publish", "room": "kept", "data": change})).await;
+    }
     let arguments = ["key", "add", "--principal", "a", "--scope", "publish", "--config", "switchyard.toml"];
     assert!(run(node.folder(), &arguments, &[]).await.status.success());
     let text = document("docs/nodes.md");

@@ -13,6 +13,9 @@ pub(super) struct BudgetArgs {
     /// Maximum memory of one instance [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     budget_memory: Option<ByteSize>,
+    /// Maximum memory of the plugin's state [default: 4MiB]
+    #[arg(long, value_name = "SIZE")]
+    budget_state: Option<ByteSize>,
 }
 
 impl BudgetArgs {
@@ -27,6 +30,7 @@ impl BudgetArgs {
         Budget {
             call: self.budget_call.unwrap_or(default.call),
             memory: self.budget_memory.map_or(default.memory, |size| size.as_u64() as usize),
+            state: self.budget_state.map_or(default.state, |size| size.as_u64() as usize),
             ..default
         }
     }

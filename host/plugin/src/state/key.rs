@@ -23,7 +23,7 @@ pub(super) struct StateKey {
 
 /// A key that is stored. Clones share its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct StoredKey(Arc<[u8]>);
+pub(super) struct StoredKey(pub(super) Arc<[u8]>);
 
 impl StateKey {
     pub(super) fn of_bucket(text: &str) -> Self {
@@ -32,6 +32,12 @@ impl StateKey {
 
     pub(super) fn of_value(text: &str) -> Self {
         Self::new(text, VALUE, HASHED_VALUE)
+    }
+
+    /// The key of a value that another node has stored; `None` if it cannot be one.
+    pub(super) fn of_stored_value(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        ([VALUE, HASHED_VALUE].contains(kind) && rest.len() <= MAX_KEY_BYTES).then(|| Self::join(*kind, rest))
     }
 
     fn new(text: &str, plain: u8, hashed: u8) -> Self {
@@ -60,6 +66,11 @@ impl StateKey {
 impl StoredKey {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether it is the key of a value, not of a bucket.
+    pub(super) fn is_of_value(&self) -> bool {
+        self.0.first().is_some_and(|kind| [VALUE, HASHED_VALUE].contains(kind))
     }
 
     /// A key that comes before all others.

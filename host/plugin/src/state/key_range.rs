@@ -156,6 +156,12 @@ impl KeyRange {
         Some(entry.claim)
     }
 
+    /// Removes all entries whose key is to go, and returns what they counted for.
+    pub(super) fn remove_all(&mut self, is_to_go: impl Fn(&StoredKey) -> bool) -> Vec<StateClaim> {
+        let keys: Vec<_> = self.entries.keys().filter(|key| is_to_go(key)).cloned().collect();
+        keys.iter().filter_map(|key| self.remove(key.as_bytes())).collect()
+    }
+
     /// The place of the first entry in the order of this principal, or of all. It may be too early.
     pub(super) fn first(&self, holder: Option<HolderId>, order: EvictionOrder) -> Option<u64> {
         self.first_rank(holder, order).map(|rank| rank.at)

@@ -1,8 +1,11 @@
 //! The state of one plugin on this node. Any thread may use it; no lock is held for longer than a few steps,
 //! and none while anything else is awaited.
 
+mod sharing;
+
 use super::NotKept;
 use super::bucket::{NEVER, TokenBucket, Withdrawal};
+use super::changes::ChangeQueue;
 use super::key::StateKey;
 use super::key_range::{EntryContent, Evicted, EvictionOrder, KeyRange, StateValue, ValueData};
 use super::ledger::{StateClaim, StateLedger, Victim};
@@ -31,6 +34,8 @@ pub struct StateUsage {
     pub evictions: u64,
     /// How many entries were not kept, because there was no room for them.
     pub refusals: u64,
+    /// How many changes of shared values reach no other node, because there were too many.
+    pub dropped_changes: u64,
 }
 
 /// The state of one plugin on this node.
@@ -42,6 +47,7 @@ pub struct StateTable {
     clock: PluginClock,
     evictions: AtomicU64,
     refusals: AtomicU64,
+    changes: ChangeQueue,
 }
 
 impl StateTable {
@@ -55,6 +61,7 @@ impl StateTable {
             clock: PluginClock::default(),
             evictions: AtomicU64::new(0),
             refusals: AtomicU64::new(0),
+            changes: ChangeQueue::default(),
         }
     }
 
@@ -72,7 +79,8 @@ impl StateTable {
         &self.clock
     }
 
-    pub(super) fn budget(&self) -> usize {
+    /// How many bytes of memory it may take.
+    pub fn budget(&self) -> usize {
         self.budget.load(Relaxed)
     }
 
@@ -85,7 +93,8 @@ impl StateTable {
     pub fn usage(&self) -> StateUsage {
         let ledger = self.ledger.locked();
         let (evictions, refusals) = (self.evictions.load(Relaxed), self.refusals.load(Relaxed));
-        StateUsage { bytes: ledger.bytes, entries: ledger.entries, evictions, refusals }
+        let dropped_changes = self.changes.dropped();
+        StateUsage { bytes: ledger.bytes, entries: ledger.entries, evictions, refusals, dropped_changes }
     }
 
     /// Takes from a bucket. If there is none, it is the one that `inherited` returns, or else a full one.
@@ -143,12 +152,15 @@ impl StateTable {
     ) -> Result<(), NotKept> {
         let (key, now) = (StateKey::of_value(key), self.clock.monotonic_ms());
         let expires_at = if ttl_ms == 0 { u64::MAX } else { now.saturating_add(ttl_ms) };
-        let content = EntryContent::Value(StateValue { data: data.map(Arc::from), expires_at, used_at: now });
+        let data = data.map(Arc::from);
+        let value = StateValue { data: data.clone(), expires_at, used_at: now };
+        let content = EntryContent::Value(value);
         let bytes = content.bytes(&key);
         let kept = self.with_room(principal_id, now, |claimant| {
             let mut range = self.range(&key);
             let claim = claimant.claim(bytes, range.claim(&key))?;
             range.insert(&key, claim, content.clone());
+            self.changes.record(&key, principal_id, &data, expires_at);
             Ok(())
         });
         kept.ok_or_else(|| {
@@ -157,10 +169,19 @@ impl StateTable {
         })
     }
 
-    pub(super) fn delete(&self, key: &str) {
+    pub(super) fn delete(&self, principal_id: &str, key: &str) {
         let key = StateKey::of_value(key);
-        let removed = self.range(&key).remove(key.as_bytes());
-        removed.into_iter().for_each(|claim| self.ledger.locked().release(claim));
+        let removed = {
+            let mut range = self.range(&key);
+            // Another node may have the value.
+            self.changes.record(&key, principal_id, &None, u64::MAX);
+            range.remove(key.as_bytes())
+        };
+        self.release(removed);
+    }
+
+    fn release(&self, claims: impl IntoIterator<Item = StateClaim>) {
+        claims.into_iter().for_each(|claim| self.ledger.locked().release(claim));
     }
 
     /// Tries again after each eviction, as long as there is no room. `None` if there is nothing to evict.

@@ -1,7 +1,7 @@
 //! The state of all plugins of a node, by name. It outlives their versions and slots, and ends with the
 //! process.
 
-use super::StateTable;
+use super::{StateTable, StateUsage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use switchyard_process::lock::LockExt;
@@ -30,5 +30,11 @@ impl StateTables {
         let table = Arc::new(StateTable::new(budget).with_charge(charge));
         by_name.insert(name.to_owned(), table.clone());
         table
+    }
+
+    /// Removes the state of a plugin, and returns what it took. A version that still runs has nothing from now on.
+    pub fn remove(&self, name: &str) -> StateUsage {
+        let removed = self.by_name.locked().remove(name);
+        removed.map(|table| table.clear()).unwrap_or_default()
     }
 }

@@ -100,7 +100,8 @@ fn write_plugin_state(api: &Api, text: &mut String) -> std::fmt::Result {
                 "plugin_state_bytes" => usage.bytes as u64,
                 "plugin_state_entries" => usage.entries as u64,
                 "plugin_state_evictions" => usage.evictions,
-                _ => usage.refusals,
+                "plugin_state_refusals" => usage.refusals,
+                _ => usage.dropped_changes,
             };
             writeln!(text, "{name}{suffix}{{plugin=\"{plugin}\"}} {value}")?;
         }
@@ -108,11 +109,12 @@ fn write_plugin_state(api: &Api, text: &mut String) -> std::fmt::Result {
     Ok(())
 }
 
-const STATE_FAMILIES: [(&str, &str, &str); 4] = [
+const STATE_FAMILIES: [(&str, &str, &str); 5] = [
     ("plugin_state_bytes", "gauge", "Memory of a plugin's state"),
     ("plugin_state_entries", "gauge", "Buckets and values in a plugin's state"),
     ("plugin_state_evictions", "counter", "Entries that were evicted to make room for others"),
     ("plugin_state_refusals", "counter", "Entries that were not kept because there was no room"),
+    ("plugin_state_dropped_changes", "counter", "Changes of shared values that were not sent to other nodes"),
 ];
 
 /// The state of each plugin: 1 for the current state, 0 for the others.

@@ -2,7 +2,7 @@
 
 /// Keys with what their values must be. Durations, sizes, addresses and the like are not listed: their parsers
 /// describe them. A tier has any name, here `NAME`.
-const SHAPES: [(&str, &str); 47] = [
+const SHAPES: [(&str, &str); 48] = [
     ("server", r#"a table such as { listen = "127.0.0.1:8080" }"#),
     ("server.path", r#"a path such as "/v2/realtime""#),
     ("server.tls", r#"a table such as { certificate = "cert.pem", key = "key.pem" }"#),
@@ -43,6 +43,7 @@ const SHAPES: [(&str, &str); 47] = [
     ("plugin.config", "a table such as { max_depth = 50 }"),
     ("plugin.headers", r#"a list of header names such as ["user-agent"]"#),
     ("plugin.on_failure", r#""deny" or "allow""#),
+    ("plugin.state", r#""node" or "shared""#),
     ("plugin.budget", r#"a table such as { call = "10ms", memory = "16MiB" }"#),
     ("plugin.budget.calls", "a whole number such as 1000000"),
     ("plugin.budget.instances", "a whole number such as 8"),

@@ -2,6 +2,7 @@
 
 use super::{Config, StoreUrl};
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path};
+use switchyard_plugin::StateScope;
 use switchyard_protocol::unix_ms;
 
 /// The mode bit that lets everybody read a file.
@@ -39,6 +40,15 @@ impl Config {
                 warnings.push(format!(
                     "key.expires: a key of principal '{}' expired at {at}: remove its [[key]] section, or set a later time",
                     key.principal.0
+                ));
+            }
+        }
+        if self.store.url == StoreUrl::Memory {
+            for plugin in self.plugins.iter().filter(|plugin| plugin.state == StateScope::Shared) {
+                warnings.push(format!(
+                    "plugin.state of plugin '{}' is \"shared\", but store.url is \"memory\", so its state belongs to this \
+                     node and is lost when the node ends: use a store that nodes share",
+                    plugin.name()
                 ));
             }
         }

@@ -5,7 +5,7 @@
 use crate::{
     admin::Status,
     blocking::THREAD_RETRY_DELAY,
-    rollout::{PluginSlot, Rollout},
+    rollout::{PluginSlot, Rollout, share_states},
 };
 use std::{
     collections::HashMap,
@@ -66,6 +66,8 @@ impl PluginTasks {
         let polling = vitals.spawn("the task that reads plugin versions from the store", polling);
         let following = follow_governance(rollout.clone());
         let following = vitals.spawn("the task that follows which plugin governs which rooms", following);
+        let sharing = share_states(rollout.clone());
+        let sharing = vitals.spawn("the task that shares the state of plugins", sharing);
         let mut slots = SlotTasks {
             rollout: rollout.clone(),
             vitals: vitals.clone(),
@@ -80,7 +82,7 @@ impl PluginTasks {
         }
         let (configs, receiver) = watch::channel(configs.to_vec());
         let managing = vitals.spawn("the task that adds and removes plugins", slots.run(receiver));
-        Self { configs, _tasks: [polling, following, managing].map(AbortOnDropHandle::new).into() }
+        Self { configs, _tasks: [polling, following, sharing, managing].map(AbortOnDropHandle::new).into() }
     }
 
     /// Reloads all plugins, with these configurations.

@@ -337,7 +337,9 @@ impl Rollout {
         // From before the activation, so that no quarantine is missed.
         let quarantines = version.plugin.stats().watch_quarantines();
         self.hub.swap(slot.id, version.compiled()).await?;
-        version.plugin.state().set_budget(version.config.budget.state);
+        let (state, config) = (version.plugin.state(), &version.config);
+        state.set_budget(config.budget.state);
+        state.set_shared(self.shared_state.is_shared(config.state));
         let watched = previous.clone().filter(|_| on_probation && !version.config.probation.is_zero());
         let probation = watched.map(|previous| self.watch(slot, &version, previous, quarantines));
         let candidate = slot.state().set_active(version, probation);

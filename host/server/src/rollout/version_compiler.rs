@@ -1,12 +1,12 @@
 //! Compiles versions on threads of their own. Does not activate them.
 
-use super::slot::blocking_refusal;
+use super::{shared_state::SharedState, slot::blocking_refusal};
 use crate::{blocking, hub::cannot_start_thread};
 use bytes::Bytes;
 use std::sync::Arc;
 use switchyard_plugin::{
     Cache, Compilation, Compiler, Engine, EngineError, Plugin, PluginConfig, PluginSeries, StateTables,
-    VersionError,
+    StateUsage, VersionError,
 };
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -21,6 +21,8 @@ pub(super) struct VersionCompiler {
     vitals: VitalTasks,
     /// What the versions of each plugin share.
     states: StateTables,
+    /// Where they come from if other nodes have them, too.
+    shared_state: Arc<SharedState>,
     cache: Option<Arc<Cache>>,
     compiler: Compiler,
 }
@@ -38,10 +40,16 @@ impl VersionCompiler {
     pub(super) fn new(
         vitals: VitalTasks,
         states: StateTables,
+        shared_state: Arc<SharedState>,
         cache: Option<Cache>,
         compiler: Compiler,
     ) -> Self {
-        Self { engine: OnceCell::new(), vitals, states, cache: cache.map(Arc::new), compiler }
+        Self { engine: OnceCell::new(), vitals, states, shared_state, cache: cache.map(Arc::new), compiler }
+    }
+
+    /// Deletes the state that a plugin has on this node.
+    pub(super) fn remove_state(&self, plugin: &str) -> StateUsage {
+        self.states.remove(plugin)
     }
 
     /// Verifies and compiles a version that is to be active, and counts its calls in these series. Dropping the
@@ -54,6 +62,9 @@ impl VersionCompiler {
         series: &PluginSeries,
     ) -> Result<Arc<Plugin>, Refusal> {
         let plugin = self.compile_uncounted(config, code, signature).await?;
+        if self.shared_state.is_shared(config.state) {
+            self.shared_state.read_first(config.name(), plugin.state()).await;
+        }
         Ok(Arc::new(plugin.with_series(series)))
     }
 

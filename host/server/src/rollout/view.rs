@@ -62,8 +62,8 @@ pub(crate) struct PluginView {
     pub generation: u64,
     #[serde(flatten)]
     pub active: Option<ActiveView>,
-    /// Identifies the settings with which the active version runs, or would run: `config`, `headers`, `budget` and
-    /// `on_failure`.
+    /// Identifies the settings with which the active version runs, or would run: `config`, `headers`, `state`,
+    /// `budget` and `on_failure`.
     pub config_digest: String,
     /// Why the active version could not be restarted with a changed configuration.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -160,6 +160,14 @@ impl Names {
         self.key("/plugins", &format!("upload:{sha256}"))
     }
 
+    /// What belongs to the shared values of a plugin, in the order of the scripts. Hash: epoch, newest version, bytes,
+    /// and up to which version deletions are forgotten. Hash: the values by key. Sorted sets by key: the version of
+    /// each value, that of each deletion, and when each value expires.
+    pub(super) fn shared_values(&self, plugin: &str) -> Vec<String> {
+        let parts = ["state", "values", "versions", "deletions", "expiries"];
+        parts.map(|part| self.key(&format!("/plugin-{plugin}"), part)).into()
+    }
+
     /// String: which plugin governs which rooms, as JSON.
     pub(super) fn governance(&self) -> String {
         self.key("/plugins", "governance")

@@ -27,3 +27,4 @@ pub(super) mod rooms;
 pub(super) mod schedules;
 pub(super) mod session_end;
 pub(super) mod sessions;
+pub(super) mod shared_values;

@@ -321,6 +321,7 @@ impl From<Arc<RedisStore>> for Store {
             plugins: redis.clone(),
             governance: redis.clone(),
             keys: Some(redis.clone()),
+            shared_values: Some(redis.clone()),
             remote: Some(redis),
         }
     }
