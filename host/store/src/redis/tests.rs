@@ -5,6 +5,7 @@ mod cluster;
 mod ended;
 mod offsets;
 mod room_index;
+mod shared_values;
 mod syncing;
 mod turns;
 mod usage;
