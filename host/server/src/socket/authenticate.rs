@@ -221,6 +221,9 @@ impl Opening<'_> {
         let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);
         socket.get_mut().charge_to(&connection.share);
         let outbox = &connection.outbox;
+        // Plugins may take seconds. Without them, the client's end waits its turn behind the answer to `connect`,
+        // like everything else that it sends.
+        let asks_plugins = services.hub.has_connect_hook();
         // Whatever the session has taken is given back when its future is dropped.
         let opened = tokio::select! {
             biased;
@@ -229,7 +232,7 @@ impl Opening<'_> {
                 opened.map_err(Unopened::Rejected)
             }
             close = poll_fn(|cx| outbox.poll_send(cx)) => Err(close.map_or(Unopened::Lost, Unopened::silent)),
-            end = await_end(socket, outbox) => Err(end),
+            end = await_end(socket, outbox), if asks_plugins => Err(end),
             () = draining.cancelled() => Err(Unopened::draining()),
         };
         match opened {
