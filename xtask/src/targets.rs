@@ -35,6 +35,14 @@ impl Targets {
         Ok(targets)
     }
 
+    /// Adds the targets of other tests.
+    pub fn add(&mut self, other: Self) {
+        self.libs |= other.libs;
+        self.bins |= other.bins;
+        self.integration_tests.extend(other.integration_tests);
+        self.needs_languages |= other.needs_languages;
+    }
+
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

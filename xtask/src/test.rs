@@ -7,24 +7,29 @@ use crate::{
     tools,
 };
 
-/// Runs the tests that contain the first argument in their path, or all of them if it is an option or
-/// missing. The other arguments are passed on to `cargo test`.
+/// Runs the tests that contain one of the names in their path, or all of them if there is no name. The arguments
+/// from the first option on are passed on to `cargo test`.
 pub fn run(arguments: &[String]) -> anyhow::Result<()> {
-    match arguments.split_first() {
-        Some((name, rest)) if !name.starts_with('-') => run_matching(name, rest),
-        _ => run_all(arguments),
+    let options = arguments.iter().position(|argument| argument.starts_with('-')).unwrap_or(arguments.len());
+    match arguments.split_at(options) {
+        ([], rest) => run_all(rest),
+        (names, rest) => run_matching(names, rest),
     }
 }
 
-/// Runs the tests with `name` in their path, and builds only what they need. The packages of this workspace are
+/// Runs the tests with one of the names in their path, and builds only what they need. The packages of this workspace are
 /// compiled incrementally and with little optimization; the dependencies are those of the release profile.
-fn run_matching(name: &str, rest: &[String]) -> anyhow::Result<()> {
-    let targets = Targets::matching(cargo::root(), name)?;
-    if targets.is_empty() {
-        anyhow::bail!(
-            "test: no test has '{name}' in its path, which is like hub::room::tests::…; `cargo xtask test` without a \
-             name runs all tests"
-        );
+fn run_matching(names: &[String], rest: &[String]) -> anyhow::Result<()> {
+    let mut targets = Targets::default();
+    for name in names {
+        let matching = Targets::matching(cargo::root(), name)?;
+        if matching.is_empty() {
+            anyhow::bail!(
+                "test: no test has '{name}' in its path, which is like hub::room::tests::…; `cargo xtask test` without a \
+                 name runs all tests"
+            );
+        }
+        targets.add(matching);
     }
     let fast = targets::fast_build_options(cargo::root())?;
     let (mut environment, mut missing) = (vec![], vec![]);
@@ -40,8 +45,14 @@ fn run_matching(name: &str, rest: &[String]) -> anyhow::Result<()> {
         }
     }
     let mut selected = [targets.arguments(), fast].concat();
-    selected.push(name.to_owned());
-    selected.extend_from_slice(rest);
+    let (cargo_options, test_options) = match rest.iter().position(|argument| argument == "--") {
+        Some(at) => (&rest[..at], &rest[at + 1..]),
+        None => (rest, &[][..]),
+    };
+    selected.extend_from_slice(cargo_options);
+    // The test harness takes any number of names, and cargo only one.
+    selected.push("--".to_owned());
+    selected.extend([names, test_options].concat());
     let skipped: Vec<_> = missing.iter().map(|language| language.test_prefix()).collect();
     let arguments = test_arguments(&selected, &skipped);
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
