@@ -22,6 +22,7 @@ mod sessions;
 mod shared_state;
 mod silence;
 mod startup;
+mod stored_plugins;
 mod topology;
 
 use serde_json::{Value, json};

@@ -1,8 +1,10 @@
 //! `switchyard check`: reports every problem of a configuration, not only the first.
 
 use crate::{
+    admin_client::{AdminArgs, AdminCall, AdminClient},
     count::counted,
     output::{Problems, note, print_line},
+    plugin::print_preview,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -17,9 +19,46 @@ pub(crate) struct CheckArgs {
     /// The configuration file [default: check the built-in defaults and the environment]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Ask a running node what would change if it reloaded its configuration now
+    #[arg(long, conflicts_with = "config")]
+    diff: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
-pub(crate) fn run(args: CheckArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
+    match args.diff {
+        true => diff(&args.admin).await,
+        false => check(args),
+    }
+}
+
+/// Prints what a reload of a node's configuration would change.
+async fn diff(args: &AdminArgs) -> anyhow::Result<()> {
+    let call = AdminCall { method: "POST", path: "/v1/reload?dry_run=true", signature: None, body: vec![] };
+    let report = AdminClient::new(args)?.deploy(call).await?;
+    if args.json {
+        print_line!("{report}")?;
+        return Ok(());
+    }
+    let list = |key: &str| -> Vec<String> {
+        let items = report[key].as_array().into_iter().flatten();
+        items.map(|item| item.as_str().unwrap_or_default().to_owned()).collect()
+    };
+    match list("changes") {
+        changes if changes.is_empty() => print_line!("changes: nothing that takes effect now")?,
+        changes => print_line!("changes: {}", changes.join(", "))?,
+    }
+    for section in list("restart") {
+        print_line!("[{section}] takes effect after a restart")?;
+    }
+    for loss in list("losses") {
+        print_line!("needs to be confirmed, with a second SIGHUP: it would {loss}")?;
+    }
+    print_preview(args, &report["preview"])
+}
+
+fn check(args: CheckArgs) -> anyhow::Result<()> {
     // Reads the file once, because a pipe can be read only once.
     let file = args.config.as_deref().map(ConfigFile::open).transpose()?;
     let environment = read_environment()?;

@@ -48,18 +48,18 @@ enum Command {
     Listen(listen::ListenArgs),
     /// Develop and sign plugins, and deploy them to a running node
     #[command(subcommand)]
-    Plugin(plugin::PluginCommand),
+    Plugin(Box<plugin::PluginCommand>),
 }
 
 impl Cli {
     async fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(args) => serve::run(args).await,
-            Command::Check(args) => check::run(args),
+            Command::Check(args) => check::run(args).await,
             Command::Key(command) => key::run(command).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Listen(args) => listen::run(args).await,
-            Command::Plugin(command) => plugin::run(command).await,
+            Command::Plugin(command) => plugin::run(*command).await,
         }
     }
 }

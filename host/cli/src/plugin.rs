@@ -11,11 +11,13 @@ mod record;
 mod replay;
 mod scaffold;
 mod sign;
+mod slots;
 mod trial;
 mod versions;
 mod wit;
 
 use clap::Subcommand;
+pub(crate) use slots::print_preview;
 
 #[derive(Subcommand)]
 pub(crate) enum PluginCommand {
@@ -43,6 +45,12 @@ pub(crate) enum PluginCommand {
     List(versions::PluginListArgs),
     /// Load a version of a plugin on a running node, and activate it
     Load(versions::LoadArgs),
+    /// Add a plugin to all nodes that share a store
+    Add(slots::AddArgs),
+    /// Change the rooms and the settings of a plugin that was added with `plugin add`
+    Configure(slots::ConfigureArgs),
+    /// Remove a plugin from all nodes, with its versions
+    Remove(slots::RemoveArgs),
     /// Activate the previous version again
     Rollback(versions::RollbackArgs),
     /// Print what a plugin of a running node is asked, and what it answers
@@ -69,6 +77,9 @@ pub(crate) async fn run(command: PluginCommand) -> anyhow::Result<()> {
         PluginCommand::Sign(args) => sign::sign(args),
         PluginCommand::List(args) => versions::list(args).await,
         PluginCommand::Load(args) => versions::load(args).await,
+        PluginCommand::Add(args) => slots::add(args).await,
+        PluginCommand::Configure(args) => slots::configure(args).await,
+        PluginCommand::Remove(args) => slots::remove(args).await,
         PluginCommand::Rollback(args) => versions::rollback(args).await,
         PluginCommand::Record(args) => record::run(args).await,
         PluginCommand::Diff(args) => versions::diff(args).await,

@@ -3,7 +3,7 @@
 
 use super::{Budget, Engine, OnFailure, Plugin, SignatureError, StateScope, Trust, contract, load::digest};
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::{
     ffi::OsString,
     io::ErrorKind,
@@ -32,8 +32,10 @@ const DEFAULT_PROBATION: Duration = Duration::from_secs(60);
 pub struct PluginConfig {
     /// The name under which operators know the plugin.
     pub name: toml::Spanned<String>,
-    /// The WebAssembly file: a core module or a component.
-    pub file: PathBuf,
+    /// The WebAssembly file: a core module or a component. `None` for a plugin of the store, whose versions are
+    /// loaded over HTTP. A configuration file must name it.
+    #[serde(deserialize_with = "present_file")]
+    pub file: Option<PathBuf>,
     /// The SHA-256 that the file must have, in hexadecimal; any other file is rejected.
     pub sha256: Option<String>,
     /// The rooms that the plugin governs.
@@ -60,6 +62,10 @@ pub struct PluginConfig {
     /// configuration is read, so that no plugin can be loaded without it.
     #[serde(skip)]
     pub trust: Arc<Trust>,
+}
+
+fn present_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    PathBuf::deserialize(deserializer).map(Some)
 }
 
 fn default_probation() -> Duration {
@@ -183,7 +189,7 @@ impl PluginConfig {
     pub fn for_file(name: String, file: PathBuf, rooms: Vec<RoomPattern>) -> Self {
         Self {
             name: toml::Spanned::new(0..0, name),
-            file,
+            file: Some(file),
             sha256: None,
             rooms,
             config: toml::Table::new(),
@@ -231,12 +237,7 @@ impl PluginConfig {
     pub fn load(&self, engine: &Engine) -> Result<Plugin, PluginFileError> {
         let PluginFile { code, signature } = self.read().map_err(PluginFileError::Read)?;
         self.compile(engine, &code, signature.as_deref())
-            .map_err(|error| PluginFileError::Version { error, file: self.file.clone() })
-    }
-
-    fn signature(&self) -> Result<Option<String>, UnusableFile> {
-        let file = signature_file(&self.file);
-        read_signature(&file).map_err(|error| self.unreadable_file(&file, &error))
+            .map_err(|error| PluginFileError::Version { error, file: self.file.clone().unwrap_or_default() })
     }
 
     fn unreadable_file(&self, file: &Path, error: &FileError) -> UnusableFile {
@@ -247,16 +248,21 @@ impl PluginConfig {
     ///
     /// # Errors
     ///
-    /// Fails if one of them cannot be read. A missing signature file is not an error.
+    /// Fails if one of them cannot be read, or if no file is configured. A missing signature file is not an
+    /// error.
     pub fn read(&self) -> Result<PluginFile, UnusableFile> {
-        let code = file::read(&self.file, contract::MAX_FILE_BYTES as u64);
-        let code = code.map_err(|error| self.unreadable_file(&self.file, &error))?;
-        Ok(PluginFile { code: code.into(), signature: self.signature()? })
+        let none = || UnusableFile::Invalid(format!("plugin '{}' has no file", self.name()));
+        let path = self.file.as_deref().ok_or_else(none)?;
+        let code = file::read(path, contract::MAX_FILE_BYTES as u64);
+        let code = code.map_err(|error| self.unreadable_file(path, &error))?.into();
+        let path = signature_file(path);
+        let signature = read_signature(&path).map_err(|error| self.unreadable_file(&path, &error))?;
+        Ok(PluginFile { code, signature })
     }
 
     /// The files to watch: the plugin is read again when one of them changes.
-    pub fn files(&self) -> [PathBuf; 2] {
-        [self.file.clone(), signature_file(&self.file)]
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.file.iter().flat_map(|file| [file.clone(), signature_file(file)])
     }
 
     /// Verifies and compiles a plugin that was received in another way, such as over HTTP or from the store.
@@ -338,7 +344,7 @@ mod tests {
     fn the_digest_of_a_configuration_covers_the_settings_with_which_a_version_runs() {
         let mut config = PluginConfig::for_file("p".into(), "p.wasm".into(), vec![]);
         let first = config.digest();
-        config.file = "other.wasm".into();
+        config.file = Some("other.wasm".into());
         config.probation = Duration::ZERO;
         assert_eq!(config.digest(), first);
         let mut seen = vec![first];

@@ -128,7 +128,7 @@ impl Governor {
     }
 
     /// A governor for a candidate, whose calls change nothing in the plugin's state.
-    pub(super) fn for_candidate(plugin: Arc<Plugin>) -> Self {
+    pub fn for_candidate(plugin: Arc<Plugin>) -> Self {
         let state = StateAccess::without_effect(plugin.state().clone());
         Self { state, ..Self::alone(plugin, OnFailure::Deny, GovernorRole::Candidate) }
     }

@@ -14,18 +14,22 @@ mod metrics;
 mod plugins;
 mod query;
 mod recording;
+mod reload;
+mod reload_requests;
 mod rooms;
+mod slots;
 mod status;
 mod timed_stream;
 
 pub use listener::AdminListener;
+pub(crate) use reload_requests::{ReloadHandle, ReloadReport, ReloadRequest};
 pub(crate) use status::Status;
 
 use crate::http;
 use api::Api;
 use axum::{
     Router,
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use serde::Deserialize;
 use std::{net::SocketAddr, sync::Arc};
@@ -60,15 +64,17 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/connections", get(connections::list))
         .route("/v1/connections/{id}", get(connections::show).delete(connections::end))
         .route("/v1/plugins", get(plugins::list))
-        .route("/v1/plugins/{name}", get(plugins::show).put(plugins::load))
+        .route("/v1/plugins/{name}", get(plugins::show).put(plugins::load).delete(slots::remove))
         .route("/v1/plugins/{name}/record", get(recording::record))
         .route("/v1/plugins/{name}/rollback", post(plugins::rollback))
         .route("/v1/plugins/{name}/schema", get(plugins::schema))
+        .route("/v1/plugins/{name}/slot", put(slots::change))
         .route(
             "/v1/plugins/{name}/shadow",
             get(plugins::shadow).put(plugins::start_shadow).delete(plugins::stop_shadow),
         )
         .route("/v1/plugins/{name}/shadow/promote", post(plugins::promote))
+        .route("/v1/reload", post(reload::reload))
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))

@@ -10,6 +10,7 @@ mod overrides;
 mod redact;
 mod shape;
 mod store;
+mod stored_plugin;
 mod tables;
 mod warnings;
 
@@ -18,6 +19,7 @@ pub use file::ConfigFile;
 pub use location::{find_key, line_number};
 pub use overrides::{Environment, read_environment};
 pub use store::{InvalidKeyPrefix, InvalidStoreUrl, KeyPrefix, StoreConfig, StoreUrl};
+pub(crate) use stored_plugin::parse_stored_plugin;
 pub use warnings::is_world_readable;
 
 use crate::{
@@ -126,7 +128,8 @@ impl Config {
 
     /// Makes the paths, which are relative to the configuration file, relative to the working directory.
     fn resolve_paths(&mut self, folder: &Path) {
-        let mut files: Vec<&mut PathBuf> = self.plugins.iter_mut().map(|plugin| &mut plugin.file).collect();
+        let mut files: Vec<&mut PathBuf> =
+            self.plugins.iter_mut().filter_map(|plugin| plugin.file.as_mut()).collect();
         if let Some(tls) = &mut self.server.tls {
             files.extend([&mut tls.certificate, &mut tls.key]);
         }

@@ -8,6 +8,7 @@ mod connect_authorizer;
 mod connections;
 mod fair_semaphore;
 mod flush;
+mod governance_gate;
 mod governed_rooms;
 mod pings;
 mod places;
@@ -27,6 +28,7 @@ mod sessions;
 mod shard;
 mod slots;
 mod start;
+mod survey;
 
 pub(crate) use command::{
     AckError, JoinAnswer, JoinReceiver, JoinRequest, Joined, Offer, Recovery, RemovedSeat, Seat,
@@ -42,6 +44,7 @@ pub(crate) use replay::{Recovered, Replay, ReplayTurns};
 pub(crate) use router::SlotId;
 pub(crate) use slots::{CompiledVersion, SlotRooms};
 pub(crate) use start::HubConfig;
+pub(crate) use survey::{RoomSelector, Survey, SurveyJudge, SurveyedMember};
 pub(crate) use switchyard_store::Permit;
 
 use crate::{key::Keys, metrics::Metrics};
@@ -49,7 +52,9 @@ use allowances::Allowances;
 use command::{FilteredHistory, HistoryFilterRequest, PolicyRequest, SeatId, ShardCommand};
 use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
+use governance_gate::GovernanceGate;
 use router::Router;
+use shard::Shard;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -97,6 +102,8 @@ pub(crate) struct Hub {
     connect_authorizer: ConnectAuthorizer,
     allowances: Allowances,
     router: Arc<Router>,
+    /// Whether it is known which plugin governs which rooms.
+    gate: Arc<GovernanceGate>,
     /// Held while rooms are handed over to other shards.
     handovers: tokio::sync::Mutex<()>,
     /// Limits concurrent reads of history.
@@ -280,7 +287,10 @@ impl Hub {
         reader: Reader,
     ) -> Result<History, Unavailable> {
         let _permit = self.history_reads.acquire(principal).await;
-        self.store.broker.history(room, after, limit, reader).await
+        let history = self.store.broker.history(room, after, limit, reader).await?;
+        // It may be newer than what this node knows about the room.
+        self.gate.opened().await;
+        Ok(history)
     }
 }
 

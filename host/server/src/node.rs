@@ -12,13 +12,13 @@ pub use config_source::ConfigSource;
 pub use watcher::{FileReader, ReadError};
 
 use crate::{
-    admin::{AdminListener, Status},
-    config::Config,
+    admin::{AdminListener, ReloadHandle, ReloadRequest, Status},
+    config::{Config, parse_stored_plugin},
     hub::{Hub, HubConfig, close_for_drain},
     limits::{ClientLimits, FileBudget},
     listener::{self, Tls},
     metrics::Metrics,
-    rollout::Rollout,
+    rollout::{Rollout, RolloutConfig},
     session::Services,
 };
 use arc_swap::ArcSwap;
@@ -34,7 +34,7 @@ use switchyard_protocol::unix_ms;
 use switchyard_store::{
     IDEMPOTENCY_KEY_TTL, MemoryStore, OpenError, RedisStore, Retention, Store, StoredKeys,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// How long connections may take to end when the node stops. Together with [`STORE_CLOSE_TIMEOUT`], the node
@@ -93,6 +93,8 @@ pub struct Node {
     /// A plugin could not be loaded for a temporary reason: no thread could be started, or its file could not
     /// be read.
     has_plugin_to_retry: bool,
+    reload: ReloadHandle,
+    reload_requests: mpsc::Receiver<ReloadRequest>,
 }
 
 impl Node {
@@ -149,8 +151,16 @@ impl Node {
         let cache = reader.run(move || cache.open()).await??;
         let hub = start_hub(&config, admin).await?;
         started_hub.set(hub.clone()).ok();
-        let host = admin_host(admin.address);
-        let rollout = Rollout::new(hub.clone(), config.plugins.clone(), cache, config.compiler, host);
+        let rollout = RolloutConfig {
+            plugins: config.plugins.clone(),
+            trust: config.signatures.clone(),
+            parse_settings: parse_stored_plugin,
+            ungoverned: config.rooms.ungoverned,
+            cache,
+            compiler: config.compiler,
+            host: admin_host(admin.address),
+        };
+        let rollout = Rollout::new(hub.clone(), rollout);
         let has_plugin_to_retry = rollout.start(|what| admin.status.set_waiting_for(what)).await;
         let stored = read_stored_keys(&hub, admin).await;
         let keys = merge_keys(&ConfiguredKeys::of(&config), &stored.keys);
@@ -160,6 +170,7 @@ impl Node {
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let services = Services { hub, keys, config: config.session };
         let (stopping, draining) = Default::default();
+        let (reload, reload_requests) = ReloadHandle::new();
         // After the store has opened its connections, which count.
         let limits = ClientLimits::new(&config.limits, FileBudget::of_process(), admin.metrics.clone());
         Ok(Self {
@@ -173,13 +184,15 @@ impl Node {
             stopping,
             draining,
             has_plugin_to_retry,
+            reload,
+            reload_requests,
         })
     }
 
     /// Lets the listener for operators serve all calls from now on.
     pub fn open(&self, admin: &AdminListener) {
         let (services, rollout) = (self.services.clone(), self.rollout.clone());
-        admin.open(services, rollout, self.limits.clone(), self.stopping.clone());
+        admin.open(services, rollout, self.limits.clone(), self.stopping.clone(), self.reload.clone());
     }
 
     /// The vital tasks of this node, to which the caller may add more.

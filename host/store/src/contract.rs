@@ -83,6 +83,7 @@ where
     connection_slots_are_acquired_and_released(subject(10, 600).await).await;
     sessions::a_session_is_resumed_with_a_connection_slot_or_not_at_all(subject(10, 600).await).await;
     sessions::a_check_tells_what_resuming_would_do_and_changes_nothing(subject(10, 600).await).await;
+    plugins::a_plugin_that_was_removed_leaves_no_versions(subject(10, 600).await).await;
     plugins::a_change_of_governance_must_know_the_one_before(subject(10, 600).await).await;
     plugins::a_change_of_a_plugin_must_know_the_one_before(subject(10, 600).await).await;
     plugins::lost_versions_of_a_plugin_are_restored(subject(10, 600).await).await;

@@ -36,6 +36,9 @@ pub enum Event {
     /// After the client has answered, [`RemoteStore::confirm_alive`](crate::RemoteStore::confirm_alive) takes
     /// the session back.
     Probe(ConnectionId),
+    /// A connection to the store was lost and is there again. What the node has read from the store may have changed
+    /// meanwhile. Comes before the events that were missed.
+    Reconnected,
 }
 
 /// Where a store puts its events.

@@ -46,7 +46,10 @@ mod version_history;
 pub use broker::Broker;
 pub use connection_id::ConnectionId;
 pub use event::{Event, EventFeed};
-pub use governance::{Governance, GovernanceRegistry, GovernedSlot, NodePlugins};
+pub use governance::{
+    Governance, GovernanceRegistry, GovernedSlot, MAX_RECORD_BYTES, MAX_SETTINGS_BYTES, MAX_SLOTS,
+    NodePlugins, Reservation, SlotConflict, StoredSettings,
+};
 pub use history::{History, PageLimit, Reader};
 pub use key_registry::KeyRegistry;
 pub use membership::{Join, Membership};

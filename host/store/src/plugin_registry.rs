@@ -31,6 +31,9 @@ pub trait PluginRegistry: Send + Sync {
         code: Vec<(String, Bytes)>,
     ) -> Result<(), Unavailable>;
 
+    /// Deletes the history of a plugin, and the code of its versions. No node may have the plugin any more.
+    async fn forget(&self, plugin: &str) -> Result<(), Unavailable>;
+
     /// The code of a version, if it is still stored. Callers must compare it with its SHA-256.
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable>;
 

@@ -181,7 +181,7 @@ fn form(key: &str) -> String {
         "once" => "once:PRINCIPAL:KEY",
         "session" => "session:DIGEST",
         "code" => "code:PLUGIN:SHA256",
-        "upload" => "upload:SHA256",
+        "upload" => "upload:PLUGIN:SHA256",
         _ => rest,
     };
     format!("{prefix}:{{{tag}}}:{rest}")
@@ -211,7 +211,7 @@ async fn every_redis_key_is_explained_and_expires_as_documented() {
         "switchyard:{/nodes}:dead",
         "switchyard:{/node-NODE}:takeovers",
         "switchyard:{/rooms}:pruned",
-        "switchyard:{/plugins}:upload:SHA256",
+        "switchyard:{/plugins}:upload:PLUGIN:SHA256",
     ] {
         assert!(explained.remove(passing), "{passing}");
     }

@@ -79,7 +79,11 @@ pub(super) async fn list(args: PluginListArgs) -> anyhow::Result<()> {
         }
         array(&answer["versions"]).try_for_each(print_version)?;
     }
-    Ok(array(&answer["plugins"]).try_for_each(print_plugin)?)
+    array(&answer["plugins"]).try_for_each(print_plugin)?;
+    for difference in array(&answer["drift"]) {
+        note(text_of(difference));
+    }
+    Ok(())
 }
 
 pub(super) async fn load(args: LoadArgs) -> anyhow::Result<()> {
@@ -184,7 +188,7 @@ fn print_change(args: &AdminArgs, plugin: &Value, text: &str) -> anyhow::Result<
 }
 
 /// Waits until all nodes run the active version, and prints what each runs. Fails if one does not.
-async fn finish_activation(
+pub(super) async fn finish_activation(
     admin: &AdminClient,
     args: &AdminArgs,
     name: &str,

@@ -4,6 +4,7 @@ use super::{
     Status,
     call_limiter::{CallLimiter, CallPermit},
     query::{self, NoQuery, QueryParameters},
+    reload_requests::ReloadHandle,
 };
 use crate::{http, key::Key, limits::ClientLimits, rollout::Rollout, session::Services};
 use axum::{
@@ -30,6 +31,7 @@ pub(super) struct Api {
     /// Cancelled when the node was told to stop.
     pub stopping: CancellationToken,
     pub status: Arc<Status>,
+    pub reload: ReloadHandle,
 }
 
 /// The authenticated caller of a call in progress, and the call's query parameters.

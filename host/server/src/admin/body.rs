@@ -74,10 +74,10 @@ impl Deref for ReceivedBody {
 
 impl UnreadBody {
     /// Reads the whole body, which may have at most `max_bytes`.
-    pub(super) async fn read(
+    pub(super) async fn read<Q>(
         self,
         api: &Api,
-        caller: &Caller,
+        caller: &Caller<Q>,
         max_bytes: usize,
     ) -> Result<ReceivedBody, ApiError> {
         self.read_charged(BodyCharge::new(&api.bodies, &caller.share), max_bytes).await

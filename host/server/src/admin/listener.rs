@@ -8,7 +8,9 @@ use super::{
     call_limiter::CallLimiter,
     health, hosts,
     incoming_body::{BusyGuard, IncomingBody},
-    metrics, router,
+    metrics,
+    reload_requests::ReloadHandle,
+    router,
     timed_stream::TimedStream,
 };
 use crate::{
@@ -127,10 +129,12 @@ impl AdminListener {
         rollout: Arc<Rollout>,
         limits: Arc<ClientLimits>,
         stopping: CancellationToken,
+        reload: ReloadHandle,
     ) {
         let bodies = MemoryAccount::new(body::MAX_TOTAL_BYTES);
         let calls = CallLimiter::new(self.handler.max_connections);
-        let api = Api { services, rollout, limits, bodies, calls, stopping, status: self.status.clone() };
+        let status = self.status.clone();
+        let api = Api { services, rollout, limits, bodies, calls, stopping, status, reload };
         self.handler.router.set(router(Arc::new(api))).ok();
     }
 

@@ -2,7 +2,7 @@
 //! candidates. Does not decide which version is active: `rollout` does.
 
 use super::{
-    api::{Api, ApiError, ApiResult, Caller},
+    api::{Api, ApiError, ApiResult, Caller, json_response, to_json},
     body::UnreadBody,
     messages::max_body_bytes,
     query::QueryParameters,
@@ -13,16 +13,20 @@ use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
     http::HeaderMap,
+    response::Response,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use switchyard_store::{ActivationSource, key::Scope};
+use switchyard_protocol::room::RoomPattern;
+use switchyard_store::{ActivationSource, StoredSettings, key::Scope};
 
-type NamePath = Result<Path<String>, PathRejection>;
+pub(super) type NamePath = Result<Path<String>, PathRejection>;
 
 #[derive(Serialize)]
 pub(super) struct PluginList {
     plugins: Vec<PluginDetails>,
+    /// How this node differs from what all nodes have agreed on.
+    drift: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -32,8 +36,28 @@ pub(super) struct PluginDetails {
     /// Why no version is active. The plugin's rooms are closed then.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<String>,
+    /// Whether it is in the configuration of this node or in the store.
+    origin: Origin,
+    /// What operators have set. Only for a plugin of the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<StoredSlot>,
     /// What each node runs.
     nodes: Vec<PluginOnNode>,
+}
+
+/// What operators have set for a plugin of the store.
+#[derive(Serialize)]
+struct StoredSlot {
+    rooms: Vec<RoomPattern>,
+    #[serde(flatten)]
+    settings: StoredSettings,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Origin {
+    File,
+    Store,
 }
 
 #[derive(Serialize)]
@@ -47,8 +71,8 @@ struct PluginOnNode {
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> ApiResult<PluginList> {
     caller.require(Scope::Admin, "see plugins")?;
     let reports = read_reports(&api).await;
-    let plugins = api.rollout.slots().iter().map(|slot| details(slot, &reports)).collect();
-    Ok(Json(PluginList { plugins }))
+    let plugins = api.rollout.slots().iter().map(|slot| details(&api, slot, &reports)).collect();
+    Ok(Json(PluginList { plugins, drift: api.rollout.governance_drift() }))
 }
 
 pub(super) async fn show(
@@ -58,7 +82,7 @@ pub(super) async fn show(
 ) -> ApiResult<PluginDetails> {
     caller.require(Scope::Admin, "see plugins")?;
     let slot = api.rollout.slot(&name?.0)?;
-    Ok(Json(details(&slot, &read_reports(&api).await)))
+    Ok(Json(describe(&api, &slot).await))
 }
 
 /// The JSON Schemas of the active version.
@@ -93,14 +117,20 @@ pub(super) async fn load(
     name: NamePath,
     headers: HeaderMap,
     body: UnreadBody,
-) -> ApiResult<PluginDetails> {
+) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "load plugins")?;
     let by = Some(key.principal.to_string());
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let (code, signature) = (body.clone(), signature(&headers));
+    let Path(name) = name?;
+    // The code of an unknown plugin waits for its slot.
+    if api.rollout.slot(&name).is_err() && api.services.hub.store.remote.is_some() {
+        let staged = api.rollout.stage(&name, code, signature)?;
+        return Ok(json_response(to_json(staged)));
+    }
     let deployment = Deployment { code, signature, source: ActivationSource::Load, by };
-    let slot = api.rollout.load(&name?.0, deployment).await?;
-    Ok(Json(details(&slot, &read_reports(&api).await)))
+    let slot = api.rollout.load(&name, deployment).await?;
+    Ok(json_response(to_json(describe(&api, &slot).await)))
 }
 
 fn signature(headers: &HeaderMap) -> Option<String> {
@@ -126,7 +156,7 @@ pub(super) async fn rollback(
     let key = caller.require(Scope::Admin, "roll plugins back")?;
     let by = Some(key.principal.to_string());
     let slot = api.rollout.rollback(&name?.0, caller.query()?.to.clone(), by).await?;
-    Ok(Json(details(&slot, &read_reports(&api).await)))
+    Ok(Json(describe(&api, &slot).await))
 }
 
 /// Starts the Wasm in the body as a candidate.
@@ -141,7 +171,7 @@ pub(super) async fn start_shadow(
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let (signature, by) = (signature(&headers), &key.principal);
     let slot = api.rollout.start_shadow(&name?.0, body.clone(), signature, by).await?;
-    Ok(Json(details(&slot, &read_reports(&api).await)))
+    Ok(Json(describe(&api, &slot).await))
 }
 
 pub(super) async fn stop_shadow(
@@ -151,7 +181,7 @@ pub(super) async fn stop_shadow(
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "drop candidates")?;
     let slot = api.rollout.stop_shadow(&name?.0, &key.principal).await?;
-    Ok(Json(details(&slot, &read_reports(&api).await)))
+    Ok(Json(describe(&api, &slot).await))
 }
 
 /// Compares the candidate with the active version.
@@ -175,7 +205,7 @@ pub(super) async fn promote(
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "promote candidates")?;
     let slot = api.rollout.promote(&name?.0, Some(key.principal.to_string())).await?;
-    Ok(Json(details(&slot, &read_reports(&api).await)))
+    Ok(Json(describe(&api, &slot).await))
 }
 
 /// The latest reports of all nodes. The memory store has only those of this node. Empty if the store does not
@@ -187,7 +217,12 @@ async fn read_reports(api: &Api) -> Vec<(Arc<str>, NodeReport)> {
     stored.unwrap_or_default().into_iter().filter_map(parse).collect()
 }
 
-fn details(slot: &PluginSlot, reports: &[(Arc<str>, NodeReport)]) -> PluginDetails {
+/// A plugin, for the operator who has changed it.
+pub(super) async fn describe(api: &Api, slot: &PluginSlot) -> PluginDetails {
+    details(api, slot, &read_reports(api).await)
+}
+
+fn details(api: &Api, slot: &PluginSlot, reports: &[(Arc<str>, NodeReport)]) -> PluginDetails {
     let view = slot.view();
     let failed = match &view.state {
         PluginState::Failed { reason } => Some(reason.clone()),
@@ -198,5 +233,12 @@ fn details(slot: &PluginSlot, reports: &[(Arc<str>, NodeReport)]) -> PluginDetai
         Some(PluginOnNode { node, host, report: report.plugins.get(&view.name)?.clone() })
     };
     let nodes = reports.iter().filter_map(on_node).collect();
-    PluginDetails { view, failed, nodes }
+    let (origin, slot) = match slot.config().file {
+        Some(_) => (Origin::File, None),
+        None => {
+            let stored = api.rollout.stored_settings(&view.name);
+            (Origin::Store, stored.map(|(rooms, settings)| StoredSlot { rooms, settings }))
+        }
+    };
+    PluginDetails { view, failed, origin, slot, nodes }
 }

@@ -1,7 +1,7 @@
 //! The commands of a shard, and its replies. The receiver of a reply may be gone by the time it is sent.
 
 use super::{
-    CompiledVersion, Connection,
+    CompiledVersion, Connection, RoomSelector, Survey,
     catch_up::Progress,
     places::Turn,
     publish_pipeline::{CheckedMessage, UncheckedMessage},
@@ -83,6 +83,11 @@ pub(crate) enum ShardCommand {
         reply: oneshot::Sender<()>,
     },
     /// Takes the rooms over that another shard has lost to this one.
+    /// Lists the members of rooms. Changes nothing.
+    Survey {
+        selector: RoomSelector,
+        reply: oneshot::Sender<Survey>,
+    },
     Adopt {
         from: ShardId,
         rooms: Vec<HandedRoom>,

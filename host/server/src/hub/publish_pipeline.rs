@@ -8,7 +8,7 @@ use super::{
     governed_rooms::GovernedRooms,
     memory_exhausted, policy,
     recent_publishers::Note,
-    router::{PublishPermit, PublishRoute},
+    router::{PublishPermit, PublishRoute, outdated_governance},
     stopping, unavailable,
 };
 use crate::key::Keys;
@@ -239,6 +239,10 @@ impl PublishStep {
             let StoreParameters { share, key, keys, route } = parameters;
             let route = route.take().expect("polled once");
             hub.router.check_route(&route, &room)?;
+            // Stopped meanwhile, perhaps: it may have another governor by now.
+            if !hub.gate.is_open() {
+                return Err(outdated_governance(&room));
+            }
             let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
             let principal = share.principal();
             let message =
@@ -301,6 +305,9 @@ impl Hub {
         let (principal, data) = (share.principal(), data.get());
         self.allowances.take(principal, data.len(), Instant::now())?;
         let route = self.router.publish_route(&room)?;
+        if !self.gate.is_open() {
+            return Err(outdated_governance(&room));
+        }
         if route.governed.is_none()
             && self.ungoverned == Ungoverned::Closed
             && room.kind() == RoomKind::Ordinary

@@ -1,7 +1,7 @@
 //! Translates rejections by plugins into error codes of the wire protocol. Decides nothing itself.
 
 use switchyard_plugin::{PluginFunction, RejectionCode};
-use switchyard_protocol::{ErrorCode, Refusal};
+use switchyard_protocol::{ErrorCode, Refusal, room::RoomName};
 
 /// `retryAfter` for a publisher that a plugin limits, in milliseconds.
 const PUBLISH_RETRY_MS: u64 = 1000;
@@ -24,6 +24,12 @@ pub(super) fn wire_refusal(hook: PluginFunction, rejection: switchyard_plugin::R
         (_, Invalid | TooLarge) => ErrorCode::FilterInvalid,
     };
     Refusal::new(code, rejection.message)
+}
+
+/// The refusal of a member whose room has another name under its new plugin.
+pub(super) fn renamed(room: &RoomName, canonical: &RoomName) -> Refusal {
+    let message = format!("room '{}' is now called '{}'; subscribe to that", &**room, &**canonical);
+    Refusal::new(ErrorCode::RoomRejected, message)
 }
 
 #[cfg(test)]

@@ -32,6 +32,15 @@ pub(super) struct WaitingJoin {
     pub reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
 }
 
+impl RoomEntry {
+    pub(super) fn open(&self) -> Option<&Room> {
+        match self {
+            Self::Open(room, _) => Some(room),
+            Self::Opening(..) => None,
+        }
+    }
+}
+
 impl WaitingJoin {
     /// Whether it is a join of this connection that still waits for the reply.
     pub(super) fn is_of(&self, connection: &Connection) -> bool {

@@ -5,7 +5,7 @@
 //! shard receives all commands by the old owners before the handover, and all by the new ones after it.
 
 use super::{
-    MAX_SHARD_BACKLOG,
+    MAX_SHARD_BACKLOG, RoomSelector, Survey,
     command::{Handover, PolicyRequest, ShardCommand, ShardQueue},
     governed_rooms::GovernedRooms,
 };
@@ -19,6 +19,7 @@ use std::{
 };
 use switchyard_process::lock::NOT_POISONED;
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
+use switchyard_store::Event;
 use tokio::sync::{mpsc::error::SendError, oneshot};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
@@ -293,12 +294,42 @@ impl Router {
         }
     }
 
+    /// Passes an event of the store to the owner of its room. Returns how many messages wait for that shard.
+    pub(super) fn route_event(&self, event: Event) -> usize {
+        let table = self.table();
+        let room = match &event {
+            Event::Published(message) => &message.room,
+            Event::Subscribed { room, .. } | Event::SubscribeFailed { room } | Event::Lost { room, .. } => {
+                room
+            }
+            Event::TakenOver(_) | Event::Probe(_) | Event::Reconnected => return 0,
+        };
+        let shard = table.owner(room);
+        let waiting = match &event {
+            Event::Published(_) => shard.backlog.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        shard.queue.send(ShardCommand::Store(event)).ok();
+        waiting
+    }
+
     /// Passes a command to a shard, whichever rooms it owns.
     pub(super) fn send_to(&self, id: ShardId, command: ShardCommand) {
         let queue = self.table().shard(id).map(|shard| shard.queue.clone());
         if let Some(queue) = queue {
             queue.send(command).ok();
         }
+    }
+
+    /// Asks all shards for the members of rooms.
+    pub(super) fn survey(&self, selector: &RoomSelector) -> Vec<oneshot::Receiver<Survey>> {
+        let table = self.table();
+        let ask = |shard: &ShardHandle| {
+            let (reply, survey) = oneshot::channel();
+            shard.queue.send(ShardCommand::Survey { selector: selector.clone(), reply }).ok();
+            survey
+        };
+        table.shards.iter().flatten().map(ask).collect()
     }
 
     pub(super) fn owner(&self, room: &str) -> ShardId {
@@ -390,6 +421,13 @@ impl Router {
         let sources = previous.affected(&next);
         table.order_handover(Handover { previous, next, sources })
     }
+}
+
+/// The refusal of a message while this node may not know which plugin governs its room.
+pub(super) fn outdated_governance(room: &str) -> Refusal {
+    let message =
+        format!("room '{room}': this node is just asking the store which plugin governs it; try again");
+    Refusal::retry(ErrorCode::StoreUnavailable, message, RETRY_AFTER_HANDOVER_MS)
 }
 
 /// The refusal of a message to a room that is just changing its governor.

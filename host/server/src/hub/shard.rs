@@ -124,7 +124,7 @@ impl Shard {
                     self.metrics.gaps.inc_by(told);
                 }
             }
-            ShardCommand::Store(Event::TakenOver(_) | Event::Probe(_)) => {}
+            ShardCommand::Store(Event::TakenOver(_) | Event::Probe(_) | Event::Reconnected) => {}
             ShardCommand::Request(request) => drop(self.answer(request, None)),
             ShardCommand::Accept { room, connection, filter, filter_text, since, reply } => {
                 let request = SeatRequest { room, connection, filter, filter_text, since, buffer: true };
@@ -147,6 +147,7 @@ impl Shard {
             ShardCommand::PrepareSwap(preparation) => self.prepare_swap(preparation),
             ShardCommand::Mirror(mirror) => self.policy.set_mirror(mirror),
             ShardCommand::HandOver { handover, reply } => self.hand_over(&handover, reply),
+            ShardCommand::Survey { selector, reply } => drop(reply.send(self.survey(&selector))),
             ShardCommand::Adopt { from, rooms } => self.adopt(from, rooms),
             ShardCommand::Written => self.flush.written(Instant::now()),
         }

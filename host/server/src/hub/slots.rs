@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 const PUBLISH_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A slot and the rooms that its plugin governs.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct SlotRooms {
     pub slot: SlotId,
     pub patterns: Arc<[RoomPattern]>,
@@ -85,6 +85,17 @@ impl Hub {
         for done in self.router.hand_over() {
             done.await.ok();
         }
+    }
+
+    /// It was just read which plugins govern which rooms, and rooms were handed over accordingly; or the store could
+    /// not be asked. `began` is when reading began.
+    pub(crate) fn renew_governance(&self, began: std::time::Instant) {
+        self.gate.renew(began, |event| self.router.route_event(event));
+    }
+
+    /// Returns when messages wait until it is read which plugins govern which rooms.
+    pub(crate) async fn governance_wanted(&self) {
+        self.gate.wanted().await;
     }
 
     /// Activates a version in a slot, between two messages: for rooms and for connections. Ends mirroring to

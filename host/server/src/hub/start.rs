@@ -6,6 +6,7 @@ use super::{
     connect_authorizer::ConnectAuthorizer,
     fair_semaphore::FairSemaphore,
     flush::FlushQueue,
+    governance_gate::GovernanceGate,
     governed_rooms::GovernedRooms,
     policy::{ClosedReason, Policy, Ungoverned},
     router::{Router, ShardHandle, ShardId, SlotId},
@@ -59,7 +60,12 @@ impl Hub {
         let shards = handles.clone();
         let router = Arc::new(Router::new(handles));
         let connections = Arc::new(Connections::default());
-        let store = store(feed_shards(Arc::downgrade(&router), connections.clone())).await?;
+        let gate = Arc::new(GovernanceGate::new());
+        let feed = feed_shards(Arc::downgrade(&router), connections.clone(), gate.clone());
+        let store = store(feed).await?;
+        if store.remote.is_none() {
+            gate.open_for_ever();
+        }
         let hub = Arc::new(Self {
             store,
             connections,
@@ -73,6 +79,7 @@ impl Hub {
             allowances: Default::default(),
             vitals,
             router,
+            gate,
             handovers: Default::default(),
             history_reads: FairSemaphore::new(MAX_CONCURRENT_HISTORY_READS),
             // Leaves cores for other requests.
@@ -152,40 +159,37 @@ impl Hub {
     }
 }
 
-/// Passes events of the store to the shard of the room. The feed returns false if that shard does not keep up.
-fn feed_shards(router: Weak<Router>, connections: Arc<Connections>) -> EventFeed {
+/// Passes events of the store to the shard of the room, once it is known which plugin governs the room. The feed
+/// returns false if that shard does not keep up.
+fn feed_shards(router: Weak<Router>, connections: Arc<Connections>, gate: Arc<GovernanceGate>) -> EventFeed {
     Arc::new(move |event| {
-        let event = match event {
-            Event::Published(message) => {
+        match event {
+            Event::Reconnected => gate.close(),
+            Event::Probe(connection) => {
+                if let Some(connection) = connections.get(connection) {
+                    connection.probe();
+                }
+            }
+            Event::TakenOver(connection) => {
+                if let Some(connection) = connections.get(connection) {
+                    connection.outbox.close(Close::TakenOver);
+                }
+            }
+            event => {
                 let Some(router) = router.upgrade() else { return true };
+                if !gate.is_clear() {
+                    return gate.pass(event, |event| router.route_event(event)) < MAX_SHARD_BACKLOG;
+                }
+                let Event::Published(message) = event else {
+                    router.route_event(event);
+                    return true;
+                };
                 let table = router.table();
                 let shard = table.owner(&message.room);
                 let waiting = shard.backlog.fetch_add(1, Ordering::Relaxed);
                 shard.queue.send(ShardCommand::Store(Event::Published(message))).ok();
                 return waiting < MAX_SHARD_BACKLOG;
             }
-            event => event,
-        };
-        let room = match &event {
-            Event::Published(_) => unreachable!("queued above"),
-            Event::Subscribed { room, .. } | Event::SubscribeFailed { room } | Event::Lost { room, .. } => {
-                room.clone()
-            }
-            Event::Probe(connection) => {
-                if let Some(connection) = connections.get(*connection) {
-                    connection.probe();
-                }
-                return true;
-            }
-            Event::TakenOver(connection) => {
-                if let Some(connection) = connections.get(*connection) {
-                    connection.outbox.close(Close::TakenOver);
-                }
-                return true;
-            }
-        };
-        if let Some(router) = router.upgrade() {
-            router.send(&room, ShardCommand::Store(event));
         }
         true
     })

@@ -1,5 +1,5 @@
 //! Protects a running node from a truncated configuration. One that removes what no ordinary change removes,
-//! such as all keys, is applied only when an operator confirms it with a second SIGHUP.
+//! such as all keys, is applied only when an operator confirms it, with a second SIGHUP or `confirm=true`.
 
 mod losses;
 
@@ -14,6 +14,18 @@ pub(crate) enum ReloadCause {
     FileChange,
     /// The file could not be read at the last attempt.
     Retry,
+    /// An operator has called the admin listener.
+    Call {
+        /// Whether the operator has confirmed what the configuration would remove.
+        is_confirmed: bool,
+    },
+}
+
+impl ReloadCause {
+    /// Whether an operator waits for the outcome.
+    pub(super) fn is_of_operator(self) -> bool {
+        matches!(self, Self::Sighup | Self::Call { .. })
+    }
 }
 
 /// A configuration that is not applied until an operator confirms it.
@@ -45,8 +57,15 @@ impl Guard {
         digest: [u8; 32],
         cause: ReloadCause,
     ) -> Result<(), UnconfirmedLoss> {
+        if let ReloadCause::Call { is_confirmed: false } = cause
+            && !losses.is_empty()
+        {
+            let hint = "to confirm, repeat the call with confirm=true";
+            return Err(UnconfirmedLoss { losses: losses.join(" and "), hint });
+        }
         let is_requested = self.requested.take().is_some_and(|requested| requested == digest);
-        if losses.is_empty() || (is_requested && cause == ReloadCause::Sighup) {
+        let is_confirmed = cause == ReloadCause::Call { is_confirmed: true };
+        if losses.is_empty() || is_confirmed || (is_requested && cause == ReloadCause::Sighup) {
             return Ok(());
         }
         // The first SIGHUP counts as long as the file stays the same.
@@ -82,6 +101,9 @@ mod tests {
         check(&[(1, FileChange, false), (1, FileChange, false), (1, Sighup, false), (1, Sighup, true)]);
         check(&[(1, Sighup, false), (1, FileChange, false), (1, Sighup, true)]);
         check(&[(1, Sighup, false), (2, Sighup, false), (1, Sighup, false), (1, Sighup, true)]);
+        let call = |is_confirmed| Call { is_confirmed };
+        check(&[(1, call(false), false), (1, call(false), false), (1, Sighup, false), (1, call(true), true)]);
+        check(&[(1, call(true), true), (1, Sighup, false)]);
         check(&[(1, Sighup, false), (2, FileChange, false), (1, FileChange, false), (1, Sighup, false)]);
     }
 

@@ -5,14 +5,14 @@
 use crate::{
     admin::Status,
     blocking::THREAD_RETRY_DELAY,
-    rollout::{PluginSlot, Rollout, share_states},
+    rollout::{PluginSlot, Rollout, StoredPlugin, share_states},
 };
 use std::{
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
-use switchyard_plugin::PluginConfig;
+use switchyard_plugin::{PluginConfig, Trust};
 use switchyard_process::vital::VitalTasks;
 use switchyard_protocol::ErrorCode;
 use switchyard_store::{Revision, StoredPlugins};
@@ -33,10 +33,11 @@ type StoredVersions = watch::Receiver<Option<Arc<StoredPlugins>>>;
 pub(super) struct PluginTasks {
     /// Sends the plugins that the configuration names, in its order.
     configs: watch::Sender<Vec<PluginConfig>>,
+    rollout: Arc<Rollout>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-/// Starts and ends the tasks of single plugins when the configuration adds or removes them.
+/// Starts and ends the tasks of single plugins when they are added or removed.
 struct SlotTasks {
     rollout: Arc<Rollout>,
     vitals: VitalTasks,
@@ -47,6 +48,7 @@ struct SlotTasks {
 
 /// The tasks of one plugin.
 struct RunningSlot {
+    slot: Arc<PluginSlot>,
     config: watch::Sender<PluginConfig>,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -75,18 +77,27 @@ impl PluginTasks {
             status: status.clone(),
             running: HashMap::new(),
         };
-        for slot in rollout.slots().iter() {
+        for slot in rollout.slots() {
             if let Some(config) = configs.iter().find(|config| config.name() == slot.name()) {
-                slots.start(slot.clone(), config.clone(), must_retry);
+                slots.start(slot, config.clone(), must_retry);
             }
         }
         let (configs, receiver) = watch::channel(configs.to_vec());
         let managing = vitals.spawn("the task that adds and removes plugins", slots.run(receiver));
-        Self { configs, _tasks: [polling, following, sharing, managing].map(AbortOnDropHandle::new).into() }
+        let rollout = rollout.clone();
+        let tasks = [polling, following, sharing, managing].map(AbortOnDropHandle::new);
+        Self { configs, rollout, _tasks: tasks.into() }
     }
 
-    /// Reloads all plugins, with these configurations.
-    pub(super) fn reload(&self, configs: Vec<PluginConfig>) {
+    /// Fails if a plugin has the name of one of the store.
+    pub(super) fn check_names(&self, configs: &[PluginConfig]) -> Result<(), String> {
+        let names = configs.iter().map(PluginConfig::name);
+        self.rollout.check_names(names).map_err(|refusal| refusal.message)
+    }
+
+    /// Reloads all plugins, with these configurations. Versions are verified with `trust` from now on.
+    pub(super) fn reload(&self, configs: Vec<PluginConfig>, trust: Arc<Trust>) {
+        self.rollout.set_trust(trust);
         self.configs.send_replace(configs);
     }
 }
@@ -97,14 +108,27 @@ impl SlotTasks {
         let (rollout, status) = (&self.rollout, &self.status);
         let reloading = reload_plugin(rollout.clone(), slot.clone(), receiver, must_retry, status.clone());
         let reloading = self.vitals.spawn("the task that reloads a plugin", reloading);
-        let following = follow_versions(rollout.clone(), slot, self.versions.clone());
+        let following = follow_versions(rollout.clone(), slot.clone(), self.versions.clone());
         let following = self.vitals.spawn("the task that follows the versions of a plugin", following);
         let tasks = [reloading, following].map(AbortOnDropHandle::new);
-        self.running.insert(name, RunningSlot { config: sender, _tasks: tasks });
+        self.running.insert(name, RunningSlot { slot, config: sender, _tasks: tasks });
     }
 
     async fn run(mut self, mut configs: watch::Receiver<Vec<PluginConfig>>) {
-        while configs.changed().await.is_ok() {
+        let mut stored = self.rollout.stored_plugins();
+        stored.mark_changed();
+        loop {
+            tokio::select! {
+                changed = stored.changed() => {
+                    let Ok(()) = changed else { return };
+                    let stored = stored.borrow_and_update().clone();
+                    self.follow_stored(&stored);
+                    continue;
+                }
+                changed = configs.changed() => {
+                    let Ok(()) = changed else { return };
+                }
+            }
             let configs = configs.borrow_and_update().clone();
             // First what needs no new plugin to be loaded.
             for config in &configs {
@@ -120,6 +144,22 @@ impl SlotTasks {
             for (slot, must_retry) in change.added {
                 let config = slot.config();
                 self.start(slot, config, must_retry);
+            }
+        }
+    }
+
+    /// Runs the tasks of these plugins of the store, and of no others.
+    fn follow_stored(&mut self, stored: &[StoredPlugin]) {
+        let is_there = |slot: &Arc<PluginSlot>| stored.iter().any(|plugin| Arc::ptr_eq(&plugin.slot, slot));
+        self.running.retain(|_, running| running.slot.config().file.is_some() || is_there(&running.slot));
+        for StoredPlugin { slot, config, must_retry, .. } in stored {
+            match self.running.get(&slot.name()) {
+                Some(running) => drop(running.config.send_if_modified(|before| {
+                    let is_other = before != config;
+                    before.clone_from(config);
+                    is_other
+                })),
+                None => self.start(slot.clone(), config.clone(), *must_retry),
             }
         }
     }
@@ -217,7 +257,11 @@ async fn poll_versions(rollout: Arc<Rollout>, versions: watch::Sender<Option<Arc
 async fn follow_governance(rollout: Arc<Rollout>) {
     let mut known_drift = vec![];
     loop {
-        tokio::time::sleep(STORE_POLL_INTERVAL).await;
+        tokio::select! {
+            () = tokio::time::sleep(STORE_POLL_INTERVAL) => {}
+            () = rollout.governance_wanted() => {}
+        }
+        rollout.expire_staged();
         if let Err(refusal) = rollout.poll_governance().await {
             tracing::debug!("{}; rooms keep their governors", refusal.message);
         }

@@ -11,13 +11,19 @@ use super::{
     watcher::FileReader,
 };
 use crate::{
-    admin::Status,
+    admin::{ReloadReport, ReloadRequest, Status},
     blocking::THREAD_RETRY_DELAY,
     config::Config,
+    hub::conflict,
     listener::{Certificate, Tls, TlsConfig},
     metrics::Metrics,
+    rollout::Rollout,
 };
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use switchyard_plugin::PluginConfig;
 use switchyard_process::file::UnusableFile;
 use switchyard_protocol::unix_ms;
@@ -30,7 +36,10 @@ const KEY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reloads files for ever.
 pub(super) async fn run(node: Node, status: Arc<Status>) {
-    let Node { config, mut source, services, rollout, stored, tls, has_plugin_to_retry, .. } = node;
+    let Node {
+        config, mut source, services, rollout, stored, tls, has_plugin_to_retry, reload_requests, ..
+    } = node;
+    let mut requests = reload_requests;
     let (key_changes, changes) = mpsc::unbounded_channel();
     let enforcer = KeyEnforcer::new(ConfiguredKeys::of(&config), stored.keys.clone(), &services);
     let (enforced, certificate) = (enforcer.stored(), watch::Sender::new(None));
@@ -58,13 +67,24 @@ pub(super) async fn run(node: Node, status: Arc<Status>) {
         stored: enforced,
         guard: Guard::default(),
         retry: false,
+        restart_needed: vec![],
+        rollout: rollout.clone(),
     };
     loop {
-        let cause = source.changed(reloader.retry).await;
+        let cause = tokio::select! {
+            cause = source.changed(reloader.retry) => cause,
+            request = requests.recv() => {
+                // The node keeps a handle, so the channel does not end.
+                if let Some(request) = request {
+                    reloader.handle(&source, request).await;
+                }
+                continue;
+            }
+        };
         if cause == ReloadCause::Sighup {
             tracing::info!("SIGHUP: reloading configuration, keys, certificate and plugins");
         }
-        reloader.reload(&source, cause).await;
+        reloader.reload(&source, cause).await.ok();
     }
 }
 
@@ -134,62 +154,123 @@ struct Reloader {
     guard: Guard,
     /// The configuration could not be read at the last attempt, and will be read again.
     retry: bool,
+    /// The sections that were changed and take effect after a restart only.
+    restart_needed: Vec<&'static str>,
     stored: EnforcedStoredKeys,
     key_changes: mpsc::UnboundedSender<KeyChange>,
     plugins: PluginTasks,
+    rollout: Arc<Rollout>,
     certificate: watch::Sender<Option<TlsConfig>>,
     status: Arc<Status>,
     metrics: Metrics,
 }
 
 impl Reloader {
-    async fn reload(&mut self, source: &ConfigSource, cause: ReloadCause) {
+    /// Returns what has changed, or why the configuration was rejected.
+    async fn reload(&mut self, source: &ConfigSource, cause: ReloadCause) -> Result<Vec<String>, String> {
         // Without a file, the generated key and the plugins that were found stay.
-        let config = match source.file() {
+        let read = match source.file() {
             None => None,
-            Some(file) => self.read(source, file.to_owned(), cause).await,
+            Some(file) => Some(self.read(source, file.to_owned(), cause).await),
         };
         // Nothing is known about other files in this case.
-        if cause == ReloadCause::Retry && config.is_none() {
-            return;
+        if cause == ReloadCause::Retry && !matches!(read, Some(Ok(_))) {
+            return Ok(vec![]);
         }
+        let (mut changes, mut rejected) = (vec![], None);
         // Keys first, so that they wait for nothing else.
-        if let Some(config) = config {
-            let mut changes = vec![];
-            if self.apply_keys(&config) {
-                changes.push("keys and tiers".to_owned());
-            }
-            self.report_restart_needed(&config);
-            changes.extend(self.apply_plugins(config));
-            match changes.is_empty() {
-                false => tracing::info!("configuration reloaded; changed: {}", changes.join(", ")),
-                // A file changes without a change of its settings whenever it is written again.
-                true if cause != ReloadCause::Sighup => {}
-                true => {
-                    tracing::info!("configuration reloaded; no setting that takes effect now has changed")
+        match read {
+            None => {}
+            Some(Err(error)) => rejected = Some(error),
+            Some(Ok(config)) => {
+                if self.apply_keys(&config) {
+                    changes.push("keys and tiers".to_owned());
                 }
+                self.report_restart_needed(&config);
+                changes.extend(self.apply_plugins(config));
+                log_changes(&changes, cause);
             }
         }
+        self.reload_files(source).await;
+        rejected.map_or(Ok(changes), Err)
+    }
+
+    /// Reads the files that the configuration names.
+    async fn reload_files(&self, source: &ConfigSource) {
         // Before the files are read, so that no change is missed.
         if let Err(error) = source.watch(&self.config).await {
             tracing::error!("{error}; the files that the configuration names will be watched when it does");
         }
         // Even if the settings are the same, because the files may have changed.
-        self.plugins.reload(self.config.plugins.clone());
+        self.plugins.reload(self.config.plugins.clone(), self.config.signatures.clone());
         self.certificate.send_replace(self.config.server.tls.clone());
     }
 
-    /// Reads the configuration; `None` if it is rejected, so that all settings stay as they were.
-    async fn read(&mut self, source: &ConfigSource, file: PathBuf, cause: ReloadCause) -> Option<Config> {
+    /// Answers a request of an operator.
+    async fn handle(&mut self, source: &ConfigSource, request: ReloadRequest) {
+        let ReloadRequest { dry_run, is_confirmed, reply } = request;
+        let Some(file) = source.file().map(Path::to_owned) else {
+            let message = "this node has no configuration file: start it with --config FILE";
+            reply.send(Err(conflict(message.to_owned()))).ok();
+            return;
+        };
+        if !dry_run {
+            tracing::info!("an operator asks: reloading configuration, keys, certificate and plugins");
+            let changed = self.reload(source, ReloadCause::Call { is_confirmed }).await.map_err(conflict);
+            let report = |changes| ReloadReport {
+                dry_run,
+                changes,
+                restart: self.restart_needed.clone(),
+                losses: vec![],
+                preview: None,
+            };
+            reply.send(changed.map(report)).ok();
+            return;
+        }
+        let (config, _) = match source.reload(file).await {
+            Ok(read) => read,
+            Err(error) => return drop(reply.send(Err(conflict(error.to_string())))),
+        };
+        let losses = self.losses(&config);
+        if let Err(error) = self.plugins.check_names(&config.plugins) {
+            return drop(reply.send(Err(conflict(error))));
+        }
+        let report = ReloadReport {
+            dry_run,
+            changes: self.changes(&config),
+            restart: config.sections_that_need_restart(&self.config),
+            losses,
+            preview: None,
+        };
+        // Plugins are compiled for this. A file must be read meanwhile: it may revoke a key.
+        let rollout = self.rollout.clone();
+        tokio::spawn(async move {
+            let preview = rollout.preview_configuration(&config.plugins).await;
+            reply.send(preview.map(|preview| ReloadReport { preview: Some(preview), ..report })).ok();
+        });
+    }
+
+    fn losses(&self, config: &Config) -> Vec<String> {
+        let (before, after) = (ProtectedSettings::of(&self.config), ProtectedSettings::of(config));
+        before.losses(&after, &self.stored.load(), unix_ms())
+    }
+
+    /// Reads the configuration. If it is rejected, all settings stay as they were.
+    async fn read(
+        &mut self,
+        source: &ConfigSource,
+        file: PathBuf,
+        cause: ReloadCause,
+    ) -> Result<Config, String> {
         let shown = file.display().to_string();
         let reloaded = source.reload(file).await;
         let is_temporary = matches!(reloaded, Err(UnusableFile::Temporary(_)));
         let was_temporary = std::mem::replace(&mut self.retry, is_temporary);
         let read = match reloaded {
             Ok((config, digest)) => {
-                let (before, after) = (ProtectedSettings::of(&self.config), ProtectedSettings::of(&config));
-                let losses = before.losses(&after, &self.stored.load(), unix_ms());
-                let checked = self.guard.check(&losses, digest, cause);
+                let losses = self.losses(&config);
+                let checked = self.guard.check(&losses, digest, cause).map_err(|error| error.to_string());
+                let checked = checked.and_then(|()| self.plugins.check_names(&config.plugins));
                 checked.map(|()| config).map_err(|error| format!("{shown}: {error}"))
             }
             Err(error) => {
@@ -198,14 +279,14 @@ impl Reloader {
             }
         };
         // Logged at the first attempt only, and when an operator asks.
-        if !(was_temporary && is_temporary && cause != ReloadCause::Sighup) {
+        if !(was_temporary && is_temporary && !cause.is_of_operator()) {
             self.metrics.count_reload(read.is_ok());
             if let Err(error) = &read {
                 tracing::error!("{error}; all settings stay as they were");
             }
         }
         self.status.set_rejected("the configuration", read.as_ref().err().cloned());
-        read.ok()
+        read
     }
 
     /// Returns whether anything has changed.
@@ -221,6 +302,19 @@ impl Reloader {
 
     /// Returns what has changed.
     fn apply_plugins(&mut self, config: Config) -> Vec<String> {
+        let changes = self.changed_plugins(&config);
+        (self.config.plugins, self.config.signatures) = (config.plugins, config.signatures);
+        changes
+    }
+
+    /// What a configuration changes, except for what needs a restart.
+    fn changes(&self, config: &Config) -> Vec<String> {
+        let keys = ConfiguredKeys::of(config) != ConfiguredKeys::of(&self.config);
+        let keys = keys.then(|| "keys and tiers".to_owned());
+        keys.into_iter().chain(self.changed_plugins(config)).collect()
+    }
+
+    fn changed_plugins(&self, config: &Config) -> Vec<String> {
         // The keys of [signatures] are a part of each plugin's settings.
         let is_resigned = self.config.signatures != config.signatures;
         let settings = |plugin: &PluginConfig| PluginConfig { trust: Arc::default(), ..plugin.clone() };
@@ -238,7 +332,6 @@ impl Reloader {
             changes.push("the order of the plugins".to_owned());
         }
         changes.extend(is_resigned.then(|| "signatures".to_owned()));
-        (self.config.plugins, self.config.signatures) = (config.plugins, config.signatures);
         changes
     }
 
@@ -247,8 +340,19 @@ impl Reloader {
         if self.config.server.tls.is_some() && config.server.tls.is_some() {
             self.config.server.tls = config.server.tls.clone();
         }
-        for section in config.sections_that_need_restart(&self.config) {
+        self.restart_needed = config.sections_that_need_restart(&self.config);
+        for section in &self.restart_needed {
             tracing::warn!("[{section}] was changed; restart the node to apply it");
         }
+    }
+}
+
+/// Reports what a reload has changed.
+fn log_changes(changes: &[String], cause: ReloadCause) {
+    match changes.is_empty() {
+        false => tracing::info!("configuration reloaded; changed: {}", changes.join(", ")),
+        // A file changes without a change of its settings whenever it is written again.
+        true if !cause.is_of_operator() => {}
+        true => tracing::info!("configuration reloaded; no setting that takes effect now has changed"),
     }
 }

@@ -42,6 +42,7 @@ impl Rollout {
         deployment: Deployment,
     ) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
+        self.check_name(&slot)?;
         self.deploy_code(&slot, deployment).await?;
         Ok(slot)
     }
@@ -65,6 +66,13 @@ impl Rollout {
     ) -> Result<(), Refusal> {
         slot.set_trust(&config.trust);
         let config = Arc::new(config);
+        if config.file.is_none() {
+            let _deploying = slot.deploy_lock.lock().await;
+            self.restart(slot, &config).await?;
+            slot.store_config(&config);
+            return Ok(());
+        }
+        self.check_name(slot)?;
         let read = slot.read_file(&config, FILE_READ_TIMEOUT).await;
         let mut loaded = slot.reload_lock.lock().await;
         let _deploying = slot.deploy_lock.lock().await;
@@ -151,8 +159,8 @@ impl Rollout {
         let _loading = slot.begin_loading(&sha256);
         let (source, by) = (LoadSource::from(deployment.source), deployment.by.clone());
         let mut deployed = self.try_deploy(slot, config, &sha256, deployment, seen).await;
-        if let (Err(refusal), LoadSource::File) = (&mut deployed, source) {
-            refusal.message += &format!(" ({})", config.file.display());
+        if let (Err(refusal), LoadSource::File, Some(file)) = (&mut deployed, source, &config.file) {
+            refusal.message += &format!(" ({})", file.display());
         }
         slot.finish_loading(&sha256, &deployed);
         if let (Err(refusal), Some(by)) = (&deployed, &by) {
@@ -364,21 +372,5 @@ impl Rollout {
                 "the previous version cannot be activated again"
             );
         }
-    }
-
-    /// Writes the history to a store that has lost it, with the code of the versions that this node still
-    /// has.
-    pub(super) async fn restore(
-        &self,
-        slot: &PluginSlot,
-        history: &VersionHistory,
-    ) -> Result<(), Unavailable> {
-        let code = {
-            let state = slot.state();
-            let plugins = state.active.iter().chain(&state.earlier).map(|version| &version.plugin);
-            let stored = plugins.filter(|plugin| history.find(&plugin.info().sha256).is_some());
-            stored.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect()
-        };
-        self.registry().restore(&slot.name(), history, code).await
     }
 }

@@ -10,7 +10,7 @@ use super::{
 use crate::hub::unavailable;
 use std::sync::Arc;
 use switchyard_protocol::Refusal;
-use switchyard_store::{StoredPlugins, VersionHistory};
+use switchyard_store::{StoredPlugins, Unavailable, VersionHistory};
 
 impl Rollout {
     /// Activates the version that is active on other nodes. If the store knows less than this node, it has
@@ -22,6 +22,10 @@ impl Rollout {
         stored: &StoredPlugins,
         is_anew: bool,
     ) -> Result<(), Refusal> {
+        // The versions are those of another plugin.
+        if self.check_name(slot).is_err() {
+            return Ok(());
+        }
         let name = slot.name();
         let mut history = stored.histories.get(&name).cloned().unwrap_or_default();
         let activating = slot.rollout_lock.lock().await;
@@ -34,6 +38,9 @@ impl Rollout {
         if history.generation > known.generation || is_other {
             drop(activating);
             return self.follow_history(slot, history).await;
+        }
+        if self.is_being_removed(slot) {
+            return Ok(());
         }
         let has_lost = history.generation < known.generation;
         if has_lost || (is_anew && known.generation > 0) {
@@ -106,5 +113,21 @@ impl Rollout {
             state.history = history;
         }
         Ok(())
+    }
+
+    /// Writes the history to a store that has lost it, with the code of the versions that this node still
+    /// has.
+    pub(super) async fn restore(
+        &self,
+        slot: &PluginSlot,
+        history: &VersionHistory,
+    ) -> Result<(), Unavailable> {
+        let code = {
+            let state = slot.state();
+            let plugins = state.active.iter().chain(&state.earlier).map(|version| &version.plugin);
+            let stored = plugins.filter(|plugin| history.find(&plugin.info().sha256).is_some());
+            stored.map(|plugin| (plugin.info().sha256.clone(), plugin.code().clone())).collect()
+        };
+        self.registry().restore(&slot.name(), history, code).await
     }
 }

@@ -1,18 +1,20 @@
 //! Agrees with the other nodes on which plugin governs which rooms. A change is announced first: every live node
-//! closes the rooms concerned and confirms; then it takes effect on each of them. Rooms that a plugin governs
-//! which this node does not have are closed here. Does not decide which plugins this node has.
+//! closes the rooms concerned and confirms; then it takes effect on each of them. What a record means for the
+//! rooms of this node is in `governance/applied.rs`. Does not decide which plugins this node has.
+
+mod applied;
 
 use super::{NodeReport, Rollout, slot::PluginSlot};
 use crate::hub::{SlotId, SlotRooms, unavailable};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use switchyard_plugin::PluginConfig;
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::Refusal;
-use switchyard_store::{Governance, GovernanceRegistry, GovernedSlot, NodePlugins, Unavailable};
+use switchyard_store::{Governance, GovernanceRegistry, NodePlugins, Unavailable};
 
 /// How often a node that makes a change asks whether all nodes have confirmed it.
 const CONFIRMATION_POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -31,11 +33,16 @@ pub(super) struct GovernanceState {
 #[derive(Default)]
 struct KnownGovernance {
     /// The record that this node follows.
-    record: Governance,
+    record: Arc<Governance>,
     /// The revision up to which this node has done its part.
     confirmed: u64,
-    /// The plugins of this node, as they were recorded last.
+    /// The rooms of each slot, as they were handed over last, and the record that said so.
+    applied: Vec<SlotRooms>,
+    applied_record: Arc<Governance>,
+    /// The plugins of this node's configuration.
     configured: Option<NodePlugins>,
+    /// Whether the record knows these plugins.
+    is_recorded: bool,
     /// The slots of plugins that only other nodes have.
     absent: BTreeMap<String, SlotId>,
 }
@@ -45,6 +52,11 @@ impl GovernanceState {
     pub(super) fn new(host: String) -> Self {
         let node = format!("{:016x}", getrandom::u64().expect("the system provides random bits"));
         Self { node, host, known: Mutex::default(), lock: Default::default() }
+    }
+
+    /// The record as this node last read it.
+    pub(super) fn record(&self) -> Arc<Governance> {
+        self.known().record.clone()
     }
 
     fn known(&self) -> MutexGuard<'_, KnownGovernance> {
@@ -70,23 +82,26 @@ impl Rollout {
     /// accordingly. Waits for the store as long as it takes; `show_status` is called with what is being waited
     /// for.
     pub(super) async fn govern(
-        &self,
+        self: &Arc<Self>,
         slots: Vec<Arc<PluginSlot>>,
         configs: &[PluginConfig],
         show_status: impl Fn(&str),
     ) {
-        let _following = self.governance.lock.lock().await;
-        self.slots.store(Arc::new(slots));
-        let plugins = configs.iter().map(|config| (config.name().to_owned(), config.rooms.clone()));
-        let GovernanceState { node, host, .. } = &self.governance;
-        let mine = NodePlugins { node: node.clone(), host: host.clone(), plugins: plugins.collect() };
-        let (mut is_recorded, mut is_reported) = (false, false);
+        let mine = self.node_plugins(configs);
+        {
+            let _following = self.governance.lock.lock().await;
+            self.configured.store(Arc::new(slots));
+            let mut known = self.governance.known();
+            (known.configured, known.is_recorded) = (Some(mine.clone()), false);
+        }
+        let mut is_reported = false;
         loop {
-            match self.try_govern(&mine, &mut is_recorded).await {
-                Ok(true) => {
-                    self.governance.known().configured = Some(mine);
-                    return;
-                }
+            let governed = {
+                let _following = self.governance.lock.lock().await;
+                self.try_govern(&mine).await
+            };
+            match governed {
+                Ok(true) => return,
                 Ok(false) => {
                     show_status("waiting for the other nodes to close rooms that get another plugin")
                 }
@@ -101,72 +116,113 @@ impl Rollout {
         }
     }
 
+    /// These plugins as those of this node.
+    pub(super) fn node_plugins(&self, configs: &[PluginConfig]) -> NodePlugins {
+        let plugins = configs.iter().map(|config| (config.name().to_owned(), config.rooms.clone()));
+        let GovernanceState { node, host, .. } = &self.governance;
+        NodePlugins { node: node.clone(), host: host.clone(), plugins: plugins.collect() }
+    }
+
     /// Returns whether the plugins are recorded and no change is under way. The caller holds the lock.
-    async fn try_govern(&self, mine: &NodePlugins, is_recorded: &mut bool) -> Result<bool, Unavailable> {
+    async fn try_govern(self: &Arc<Self>, mine: &NodePlugins) -> Result<bool, Unavailable> {
+        let began = Instant::now();
         // So that nobody changes anything without this node's confirmation, from before the record is read.
-        self.send_report().await?;
-        let mut record = self.follow_governance(*is_recorded).await?;
-        while record.announced.is_none() && !*is_recorded {
+        if let Err(error) = self.send_report().await {
+            self.hub.renew_governance(began);
+            return Err(error);
+        }
+        let mut record = self.follow_governance().await?;
+        while record.announced.is_none() && !self.governance.known().is_recorded {
             let (live, _) = self.live_nodes().await?;
             let next = record.configure(mine, &live);
             let is_same = next.announced.is_none() && next.slots == record.slots;
-            *is_recorded =
+            let is_recorded =
                 is_same || self.governance_registry().replace_governance(record.revision, &next).await?;
-            record = self.follow_governance(*is_recorded).await?;
+            self.governance.known().is_recorded = is_recorded;
+            record = self.follow_governance().await?;
         }
-        Ok(*is_recorded && record.announced.is_none())
+        Ok(self.governance.known().is_recorded && record.announced.is_none())
     }
 
     /// Follows the record once.
-    pub(crate) async fn poll_governance(&self) -> Result<(), Refusal> {
+    pub(crate) async fn poll_governance(self: &Arc<Self>) -> Result<Arc<Governance>, Refusal> {
         let _following = self.governance.lock.lock().await;
-        let record = self.follow_governance(true).await.map_err(unavailable)?;
-        self.replace_former_claims(&record).await.map_err(unavailable)
+        let record = self.follow_governance().await.map_err(unavailable)?;
+        self.renew_claims(&record).await.map_err(unavailable)?;
+        Ok(record)
     }
 
     /// Gives up the claims of a process that was killed and had the address of this one, as soon as it does not
-    /// count as live any more.
-    async fn replace_former_claims(&self, record: &Governance) -> Result<(), Unavailable> {
-        let Some(mine) = self.governance.known().configured.clone() else { return Ok(()) };
+    /// count as live any more, and makes those of this node again that the record has lost.
+    async fn renew_claims(&self, record: &Governance) -> Result<(), Unavailable> {
+        let mine = {
+            let known = self.governance.known();
+            known.configured.clone().filter(|_| known.is_recorded && record.announced.is_none())
+        };
+        let Some(mine) = mine else { return Ok(()) };
+        let is_claimed = |(name, _): &(String, _)| {
+            let slot = record.slots.iter().find(|slot| slot.name == *name);
+            slot.is_some_and(|slot| slot.stored.is_some() || slot.claimed.contains_key(&mine.node))
+        };
         let is_former = |(node, host): (&String, &String)| *node != mine.node && *host == mine.host;
-        if record.announced.is_some() || !record.slots.iter().any(|slot| slot.claimed.iter().any(is_former)) {
-            return Ok(());
-        }
-        let (live, _) = self.live_nodes().await?;
-        let next = record.configure(&mine, &live);
-        if next.announced.is_some() || next.slots != record.slots {
-            self.governance_registry().replace_governance(record.revision, &next).await?;
+        let has_former = record.slots.iter().any(|slot| slot.claimed.iter().any(is_former));
+        if has_former || !mine.plugins.iter().all(is_claimed) {
+            let (live, _) = self.live_nodes().await?;
+            if let Some(next) = record.claim(&mine, &live) {
+                self.governance_registry().replace_governance(record.revision, &next).await?;
+            }
         }
         Ok(())
     }
 
-    /// Gives up the claims of this node, because it stops.
+    /// Gives up the claims of this node, because it stops. Waits until no change is under way.
     pub(crate) async fn leave_governance(&self) -> Result<(), Refusal> {
         let _following = self.governance.lock.lock().await;
-        let registry = self.governance_registry();
-        let record = registry.governance().await.map_err(unavailable)?;
-        if record.announced.is_some()
-            || !record.slots.iter().any(|slot| slot.claimed.contains_key(self.node()))
-        {
-            return Ok(());
+        loop {
+            let record = self.read_governance().await.map_err(unavailable)?;
+            if record.announced.is_none() {
+                if !record.slots.iter().any(|slot| slot.claimed.contains_key(self.node())) {
+                    return Ok(());
+                }
+                let (live, _) = self.live_nodes().await.map_err(unavailable)?;
+                let next = record.leave(self.node(), &live);
+                let replaced = self.governance_registry().replace_governance(record.revision, &next).await;
+                if replaced.map_err(unavailable)? {
+                    return Ok(());
+                }
+            }
+            tokio::time::sleep(CONFIRMATION_POLL_INTERVAL).await;
         }
-        let (live, _) = self.live_nodes().await.map_err(unavailable)?;
-        registry
-            .replace_governance(record.revision, &record.leave(self.node(), &live))
-            .await
-            .map_err(unavailable)?;
-        Ok(())
+    }
+
+    /// Follows the record once. Until it has, messages may wait: see [`Hub`](crate::hub::Hub).
+    async fn follow_governance(self: &Arc<Self>) -> Result<Arc<Governance>, Unavailable> {
+        let began = Instant::now();
+        let followed = self.try_follow_governance().await;
+        // While the store is away, nobody can change the record, so the last one rules.
+        self.hub.renew_governance(began);
+        followed
     }
 
     /// Reads the record, does what it asks of this node, and completes a change that all nodes have confirmed.
-    /// `is_recorded` if the record knows which plugins this node has. Otherwise plugins that were just removed
-    /// would count as absent.
-    async fn follow_governance(&self, is_recorded: bool) -> Result<Governance, Unavailable> {
+    async fn try_follow_governance(self: &Arc<Self>) -> Result<Arc<Governance>, Unavailable> {
         loop {
             let record = self.read_governance().await?;
+            // While a change is announced, or the record does not know this node's plugins yet, those that were just
+            // removed here would count as absent. But a change that this node has not seen comes before anything
+            // that builds on it.
+            let is_settled = record.announced.is_none() && self.governance.known().is_recorded;
+            if is_settled || self.is_behind(&record) {
+                self.prepare_stored_plugins(&record.slots);
+                self.apply(&record).await;
+            }
             if let Some(announced) = &record.announced {
                 if self.governance.confirmed() != record.revision {
-                    self.hub.close_changing_rooms(self.routes(announced)).await;
+                    // Before its rooms are closed, which they are for a shorter time then.
+                    if !self.prepare_stored_plugins(announced) {
+                        return Ok(record);
+                    }
+                    self.hub.close_changing_rooms(self.routes(announced, false)).await;
                     self.governance.known().confirmed = record.revision;
                     self.send_report().await?;
                 }
@@ -181,76 +237,34 @@ impl Rollout {
                 }
                 return Ok(record);
             }
-            if is_recorded || self.governance.confirmed() != record.revision {
-                self.apply(&record).await;
-            }
+            self.governance.known().confirmed = record.revision;
             return Ok(record);
         }
     }
 
-    /// Hands rooms over, unless they have the right governors already.
-    async fn apply(&self, record: &Governance) {
-        if self.governance.confirmed() == record.revision && !self.has_other_slots(record) {
-            return;
-        }
-        self.hub.close_changing_rooms(self.routes(&record.slots)).await;
-        self.hub.hand_rooms_over().await;
-        let unused: Vec<_> = {
-            let mut known = self.governance.known();
-            known.confirmed = record.revision;
-            let is_unused = |name: &String| {
-                self.slot(name).is_ok() || !record.slots.iter().any(|slot| slot.name == *name)
-            };
-            let unused: Vec<_> = known.absent.keys().filter(|name| is_unused(name)).cloned().collect();
-            unused.into_iter().filter_map(|name| known.absent.remove(&name)).collect()
-        };
-        for slot in unused {
-            self.hub.remove_slot(slot).await;
-        }
-    }
-
     /// Reads the record. Writes it again if the store has lost it.
-    async fn read_governance(&self) -> Result<Governance, Unavailable> {
+    async fn read_governance(&self) -> Result<Arc<Governance>, Unavailable> {
         let registry = self.governance_registry();
         loop {
-            let record = registry.governance().await?;
-            let known = self.governance.known().record.clone();
-            if record.revision >= known.revision {
+            let known = self.governance.record();
+            let Some(record) = registry.governance(Some(known.revision)).await? else { return Ok(known) };
+            if record.revision > known.revision {
+                let record = Arc::new(record);
                 self.governance.known().record = record.clone();
                 return Ok(record);
             }
             tracing::warn!(
                 "the store has lost the record of which plugin governs which rooms; writing it again"
             );
-            let restored = Governance { revision: known.revision + 1, ..known };
+            let restored = Governance { revision: known.revision + 1, ..Governance::clone(&known) };
             registry.replace_governance(record.revision, &restored).await?;
         }
     }
 
-    /// The slots that govern these rooms on this node, those of absent plugins included.
-    fn routes(&self, slots: &[GovernedSlot]) -> Vec<SlotRooms> {
-        let mut known = self.governance.known();
-        let route = |slot: &GovernedSlot| {
-            let id = match self.slot(&slot.name) {
-                Ok(own) => own.id,
-                Err(_) => *known
-                    .absent
-                    .entry(slot.name.clone())
-                    .or_insert_with(|| self.hub.add_absent_slot(&slot.name)),
-            };
-            SlotRooms { slot: id, patterns: slot.rooms.as_slice().into() }
-        };
-        slots.iter().map(route).collect()
-    }
-
-    /// Whether a plugin was added to this node or removed from it since the record was applied.
-    fn has_other_slots(&self, record: &Governance) -> bool {
-        let known = self.governance.known();
-        record.slots.iter().any(|slot| self.slot(&slot.name).is_ok() == known.absent.contains_key(&slot.name))
-    }
-
     /// The nodes that report, and whether all of them have confirmed a revision.
-    async fn live_nodes(&self) -> Result<(BTreeSet<String>, impl Fn(u64) -> bool + use<>), Unavailable> {
+    pub(super) async fn live_nodes(
+        &self,
+    ) -> Result<(BTreeSet<String>, impl Fn(u64) -> bool + use<>), Unavailable> {
         let reports = self.registry().reports().await?;
         let parse = |(_, report): &(_, String)| serde_json::from_str::<NodeReport>(report).ok();
         let reports: Vec<_> = reports.iter().filter_map(parse).collect();
@@ -269,7 +283,7 @@ impl Rollout {
         self.governance.node()
     }
 
-    fn governance_registry(&self) -> &dyn GovernanceRegistry {
+    pub(super) fn governance_registry(&self) -> &dyn GovernanceRegistry {
         &*self.hub.store.governance
     }
 
@@ -277,22 +291,5 @@ impl Rollout {
     pub(crate) async fn send_report(&self) -> Result<(), Unavailable> {
         let report = serde_json::to_string(&self.report()).expect("plain data");
         self.registry().report(&report).await
-    }
-
-    /// How the plugins of this node differ from the record, one sentence each.
-    pub(crate) fn governance_drift(&self) -> Vec<String> {
-        let known = self.governance.known();
-        let differs = |slot: &GovernedSlot| match self.slot(&slot.name) {
-            Err(_) => Some(format!(
-                "plugin '{}' governs rooms on other nodes and is not configured here; its rooms are closed here",
-                slot.name
-            )),
-            Ok(own) if own.config().rooms != slot.rooms => Some(format!(
-                "plugin '{}' governs other rooms than those in the configuration of this node",
-                slot.name
-            )),
-            Ok(_) => None,
-        };
-        known.record.slots.iter().filter_map(differs).collect()
     }
 }

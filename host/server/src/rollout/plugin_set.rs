@@ -33,10 +33,10 @@ impl Rollout {
 
     async fn change_set(self: Arc<Self>, configs: &[PluginConfig]) -> PluginSetChange {
         let _changing = self.set_lock.lock().await;
-        let before = self.slots();
+        let before = self.configured.load_full();
         let unchanged = before.iter().zip(configs).all(|(slot, config)| {
             let now = slot.config.load();
-            now.name() == config.name() && now.rooms == config.rooms
+            now.name() == config.name() && now.rooms == config.rooms && self.check_name(slot).is_ok()
         });
         if unchanged && before.len() == configs.len() {
             return PluginSetChange::default();
@@ -57,8 +57,12 @@ impl Rollout {
         let is_kept = |slot: &Arc<PluginSlot>| next.iter().any(|kept| Arc::ptr_eq(kept, slot));
         let removed: Vec<_> = before.iter().filter(|slot| !is_kept(slot)).cloned().collect();
         // Operators can see what is being loaded, and what is still governing.
-        self.slots.store(Arc::new(next.iter().chain(&removed).cloned().collect()));
+        self.configured.store(Arc::new(next.iter().chain(&removed).cloned().collect()));
         for (slot, must_retry) in &mut change.added {
+            if let Err(refusal) = self.check_name(slot) {
+                tracing::error!("{}; the rooms of both are closed on this node", refusal.message);
+                continue;
+            }
             if let Err(refusal) = self.load_initial(slot, FILE_READ_TIMEOUT).await {
                 *must_retry = matches!(refusal.code, ErrorCode::StoreUnavailable | ErrorCode::Overloaded);
                 tracing::error!("{}; its rooms are closed", refusal.message);

@@ -99,14 +99,12 @@ impl Rollout {
     }
 
     /// Deletes the state that a plugin has on this node, for good. Returns what it took.
-    #[expect(dead_code, reason = "for removing a plugin from the store, which does not exist yet")]
     pub(crate) fn remove_state(&self, plugin: &str) -> StateUsage {
         self.shared_state.positions.locked().remove(plugin);
         self.compiler.remove_state(plugin)
     }
 
     /// Deletes the shared values of a plugin from the store, after all nodes have removed their own.
-    #[expect(dead_code, reason = "for removing a plugin from the store, which does not exist yet")]
     pub(crate) async fn remove_shared_values(&self, plugin: &str) -> Result<RemovedValues, Refusal> {
         match &self.shared_state.store {
             Some(store) => store.remove(plugin).await.map_err(unavailable),

@@ -224,8 +224,8 @@ impl PluginSlot {
                 UnusableFile::Invalid(why) => Refusal::invalid(why),
             }),
             Err(BlockingError::TimedOut) => {
-                let (name, file) = (config.name(), config.file.display());
-                let why = format!("plugin '{name}': {file}: {}", BlockingError::TimedOut);
+                let (name, file) = (config.name(), config.file.clone().unwrap_or_default());
+                let why = format!("plugin '{name}': {}: {}", file.display(), BlockingError::TimedOut);
                 Err(Refusal::new(ErrorCode::Overloaded, why))
             }
             Err(error) => Err(blocking_refusal("reads a plugin", error)),

@@ -16,6 +16,9 @@ use std::{
 use switchyard_plugin::digest;
 use switchyard_protocol::{ErrorCode, Refusal};
 
+/// How often a starting node looks whether the plugins of the store are loaded.
+const PREPARING_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long a starting node waits before it asks the store again.
 const STORE_RETRY_DELAY: Duration = Duration::from_millis(500);
 
@@ -28,14 +31,23 @@ impl Rollout {
     /// and everything else works. `show_status` is called with what is being waited for. Returns whether a
     /// plugin may be loadable later: there was no thread for it, or its file could not be read at this moment.
     pub(crate) async fn start(self: &Arc<Self>, show_status: impl Fn(&str) + Send + Sync) -> bool {
-        let slots = self.slots();
+        let slots = self.configured.load_full();
         // Rooms of plugins without a version are closed from now on, and those of plugins that only other nodes
         // have.
         let configs: Vec<_> = slots.iter().map(|slot| slot.config()).collect();
         self.govern(slots.to_vec(), &configs, &show_status).await;
+        while !self.prepare_stored_plugins(&self.governance.record().slots) {
+            show_status("plugins of the store are being loaded");
+            tokio::time::sleep(PREPARING_POLL_INTERVAL).await;
+        }
+        self.poll_governance().await.ok();
         let (mut is_retryable, started) = (false, Instant::now());
         let timeout = || FILE_READ_TIMEOUT.saturating_sub(started.elapsed()).max(MIN_FILE_READ_TIMEOUT);
         for slot in slots.iter() {
+            if let Err(refusal) = self.check_name(slot) {
+                tracing::error!("{}; the rooms of both are closed on this node", refusal.message);
+                continue;
+            }
             show_status(&format!("plugin '{}' is being loaded", slot.name()));
             let mut loaded = self.load_initial(slot, timeout()).await;
             while loaded.as_ref().is_err_and(|refusal| refusal.code == ErrorCode::StoreUnavailable) {
@@ -60,6 +72,9 @@ impl Rollout {
         timeout: Duration,
     ) -> Result<(), Refusal> {
         let config = slot.config.load_full();
+        if config.file.is_none() {
+            return self.load_stored_plugin(slot).await;
+        }
         let read = slot.read_file(&config, timeout).await;
         let mut loaded = slot.reload_lock.lock().await;
         let _deploying = slot.deploy_lock.lock().await;

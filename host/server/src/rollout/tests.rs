@@ -314,7 +314,7 @@ async fn a_changed_file_is_deployed_and_an_unchanged_one_leaves_a_newer_version_
     node.load(version(2)).await.unwrap();
     node.rollout.reload(&node.slot(), node.config()).await.unwrap();
     assert_eq!(node.limit().await, Some(2));
-    std::fs::write(&*node.config().file, version(3)).unwrap();
+    std::fs::write(node.config().file.unwrap(), version(3)).unwrap();
     node.rollout.reload(&node.slot(), node.config()).await.unwrap();
     assert_eq!(node.limit().await, Some(3));
     assert_eq!(node.versions()[0].2, "file");

@@ -53,12 +53,33 @@ pub(super) async fn lost_versions_of_a_plugin_are_restored(s: Subject) {
     assert!(s.store.plugins.read(Some(&stored.revision)).await.unwrap().is_none(), "no version changed");
 }
 
+pub(super) async fn a_plugin_that_was_removed_leaves_no_versions(s: Subject) {
+    let (registry, code) = (&s.store.plugins, Bytes::from_static(b"\0asm"));
+    let load = async |plugin: &str| {
+        let (history, dropped) = VersionHistory::default().activate(release("a"));
+        let change = HistoryChange { history: &history, code: Some(&code), dropped: &dropped };
+        assert!(registry.change(plugin, change).await.unwrap());
+    };
+    load("p").await;
+    load("q").await;
+    let before = registry.read(None).await.unwrap().expect("not read before").revision;
+    registry.forget("p").await.unwrap();
+    assert_eq!(registry.history("p").await.unwrap(), VersionHistory::default());
+    assert_eq!(registry.code("p", "a").await.unwrap(), None);
+    assert_eq!(registry.code("q", "a").await.unwrap(), Some(code.clone()), "another plugin");
+    let stored = registry.read(Some(&before)).await.unwrap().expect("it changed");
+    assert_eq!(stored.histories.keys().collect::<Vec<_>>(), ["q"]);
+    registry.forget("p").await.unwrap();
+    load("p").await;
+}
+
 pub(super) async fn a_change_of_governance_must_know_the_one_before(s: Subject) {
     let governance = &s.store.governance;
-    assert_eq!(governance.governance().await.unwrap(), Governance::default());
+    assert_eq!(governance.governance(None).await.unwrap(), Some(Governance::default()));
     let record = |revision| Governance { revision, ..Governance::default() };
     assert!(governance.replace_governance(0, &record(1)).await.unwrap());
     assert!(!governance.replace_governance(0, &record(9)).await.unwrap(), "it does not know about the first");
     assert!(governance.replace_governance(1, &record(2)).await.unwrap());
-    assert_eq!(governance.governance().await.unwrap(), record(2));
+    assert_eq!(governance.governance(Some(1)).await.unwrap(), Some(record(2)));
+    assert_eq!(governance.governance(Some(2)).await.unwrap(), None, "nothing has changed");
 }

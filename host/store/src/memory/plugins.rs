@@ -60,6 +60,12 @@ impl PluginTable {
         }
     }
 
+    pub(super) fn forget(&mut self, plugin: &str) {
+        self.histories.remove(plugin);
+        self.codes.retain(|(of, _), _| of != plugin);
+        self.changes += 1;
+    }
+
     pub(super) fn code(&self, plugin: &str, sha256: &str) -> Option<Bytes> {
         self.codes.get(&(plugin.to_owned(), sha256.to_owned())).cloned()
     }
@@ -97,6 +103,11 @@ impl PluginRegistry for MemoryStore {
         Ok(())
     }
 
+    async fn forget(&self, plugin: &str) -> Result<(), Unavailable> {
+        self.plugins().forget(plugin);
+        Ok(())
+    }
+
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
         Ok(self.plugins().code(plugin, sha256))
     }
@@ -113,8 +124,9 @@ impl PluginRegistry for MemoryStore {
 
 #[async_trait::async_trait]
 impl GovernanceRegistry for MemoryStore {
-    async fn governance(&self) -> Result<Governance, Unavailable> {
-        Ok(self.governance.locked().clone())
+    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable> {
+        let record = self.governance.locked();
+        Ok((known != Some(record.revision)).then(|| record.clone()))
     }
 
     async fn replace_governance(&self, expected: u64, next: &Governance) -> Result<bool, Unavailable> {

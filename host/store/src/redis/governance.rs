@@ -7,13 +7,20 @@ use crate::{
 
 #[async_trait::async_trait]
 impl GovernanceRegistry for RedisStore {
-    async fn governance(&self) -> Result<Governance, Unavailable> {
+    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable> {
         let Context { link, names, .. } = self.context();
-        let record = link.command("GET", vec![names.governance().into()]).await?;
+        // The record is read only if it has changed: every node asks twice a second, and it can be large.
+        let revision = link.command("HGET", vec![names.governance().into(), "revision".into()]).await?;
+        let revision = if revision.is_null() { 0 } else { replies::number(&revision)? };
+        if known == Some(revision) {
+            return Ok(None);
+        }
+        let record = link.command("HGET", vec![names.governance().into(), "record".into()]).await?;
         if record.is_null() {
-            return Ok(Governance::default());
+            return Ok(Some(Governance::default()));
         }
         serde_json::from_str(&replies::text(record)?)
+            .map(Some)
             .map_err(|error| Unavailable(format!("cannot read which plugin governs which rooms: {error}")))
     }
 

@@ -156,8 +156,8 @@ impl Names {
     }
 
     /// String: the code of a version that is being uploaded.
-    pub(super) fn plugin_upload(&self, sha256: &str) -> String {
-        self.key("/plugins", &format!("upload:{sha256}"))
+    pub(super) fn plugin_upload(&self, plugin: &str, sha256: &str) -> String {
+        self.key("/plugins", &format!("upload:{plugin}:{sha256}"))
     }
 
     /// What belongs to the shared values of a plugin, in the order of the scripts. Hash: epoch, newest version, bytes,
@@ -168,7 +168,7 @@ impl Names {
         parts.map(|part| self.key(&format!("/plugin-{plugin}"), part)).into()
     }
 
-    /// String: which plugin governs which rooms, as JSON.
+    /// Hash: which plugin governs which rooms, as JSON, and its revision.
     pub(super) fn governance(&self) -> String {
         self.key("/plugins", "governance")
     }

@@ -70,7 +70,7 @@ impl PluginVersions<'_> {
     pub(super) async fn change(&self, plugin: &str, change: HistoryChange<'_>) -> Result<bool, Unavailable> {
         let HistoryChange { history, code, dropped } = change;
         if let Some(code) = code {
-            self.upload(&history.current, code).await?;
+            self.upload(plugin, &history.current, code).await?;
         }
         let size = code.map_or(0, Bytes::len);
         match scripts::write_versions(self.link, self.names, plugin, history, size, dropped).await? {
@@ -112,7 +112,7 @@ impl PluginVersions<'_> {
     ) -> Result<(), Unavailable> {
         let mut uploaded = None;
         if let Some((sha256, code)) = code {
-            self.upload(sha256, code).await?;
+            self.upload(plugin, sha256, code).await?;
             uploaded = Some(Uploaded { sha256, size: code.len() });
         }
         match scripts::restore_versions(self.link, self.names, plugin, history, uploaded).await? {
@@ -121,13 +121,24 @@ impl PluginVersions<'_> {
         }
     }
 
+    pub(super) async fn forget(&self, plugin: &str) -> Result<(), Unavailable> {
+        loop {
+            let history = self.history(plugin).await?;
+            if history.generation == 0
+                || scripts::forget_versions(self.link, self.names, plugin, &history).await?
+            {
+                return Ok(());
+            }
+        }
+    }
+
     /// Uploads code for a script to store. It expires unless it is stored soon. Nodes that upload the same
     /// code share one upload.
-    async fn upload(&self, sha256: &str, code: &Bytes) -> Result<(), Unavailable> {
+    async fn upload(&self, plugin: &str, sha256: &str, code: &Bytes) -> Result<(), Unavailable> {
         let mut before = 0;
         while before < code.len() {
             let piece = code.slice(before..code.len().min(before + CODE_PIECE_BYTES));
-            let there = scripts::upload(self.link, self.names, sha256, before, piece).await?;
+            let there = scripts::upload(self.link, self.names, plugin, sha256, before, piece).await?;
             if there < before {
                 // Another node has stored it, or Redis has lost it. The script that follows finds out.
                 break;

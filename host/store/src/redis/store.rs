@@ -251,6 +251,10 @@ impl PluginRegistry for RedisStore {
         self.versions().restore(plugin, history, code).await
     }
 
+    async fn forget(&self, plugin: &str) -> Result<(), Unavailable> {
+        self.versions().forget(plugin).await
+    }
+
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
         self.versions().code(plugin, sha256).await
     }

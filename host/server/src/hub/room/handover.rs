@@ -27,6 +27,13 @@ impl Room {
         }
     }
 
+    /// All members, with their filters as the clients wrote them.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (&Arc<Connection>, Option<&Arc<str>>)> {
+        let live = self.groups.iter().flat_map(|group| &group.members);
+        let behind = self.catching_up.values().map(|catch_up| &catch_up.connection);
+        live.chain(behind).map(|member| (member, self.filter_texts.get(&member.id)))
+    }
+
     /// The filters of all members as the clients wrote them.
     pub(crate) fn filter_texts(&self) -> impl Iterator<Item = &Arc<str>> {
         self.filter_texts.values()

@@ -5,6 +5,7 @@
 use super::*;
 use crate::hub::{
     Connection,
+    refusals::renamed,
     room::MemberToJudge,
     router::{Owners, SlotId, changing_governor},
 };
@@ -88,7 +89,7 @@ fn room_of(command: &ShardCommand) -> Option<&str> {
             Event::Subscribed { room, .. } | Event::SubscribeFailed { room } | Event::Lost { room, .. } => {
                 Some(room)
             }
-            Event::TakenOver(_) | Event::Probe(_) => None,
+            Event::TakenOver(_) | Event::Probe(_) | Event::Reconnected => None,
         },
         // An offer was made by this shard, before it lost the room.
         ShardCommand::Accept { .. }
@@ -97,6 +98,7 @@ fn room_of(command: &ShardCommand) -> Option<&str> {
         | ShardCommand::Mirror(_)
         | ShardCommand::HandOver { .. }
         | ShardCommand::Adopt { .. }
+        | ShardCommand::Survey { .. }
         | ShardCommand::Written => None,
     }
 }
@@ -211,8 +213,7 @@ impl Shard {
         let principal = Principal::new(principal.clone(), key_id.clone(), tier.clone());
         let canonical = self.policy.resolve(&principal.id, name, |_| true)?;
         if canonical != *name {
-            let message = format!("room '{}' is now called '{}'; subscribe to that", &**name, &*canonical);
-            return Err(Refusal::new(ErrorCode::RoomRejected, message));
+            return Err(renamed(name, &canonical));
         }
         let filter = member.filter_text.as_deref();
         let admission = self.policy.admit(canonical, &principal, filter, counts)?;

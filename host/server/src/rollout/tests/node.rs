@@ -2,7 +2,7 @@
 //! nodes share.
 
 use super::{
-    super::{Deployment, PluginSlot, Rollout},
+    super::{Deployment, PluginSlot, Rollout, RolloutConfig},
     registry::{TestRegistry, memory_store},
 };
 use crate::{
@@ -50,7 +50,16 @@ impl TestNode {
         let plugins = registry.clone();
         let store = async |_| Ok::<_, Infallible>(Store { plugins, ..memory_store() });
         let hub = Hub::start(hub, Metrics::default(), store).await.unwrap();
-        let rollout = Rollout::new(hub, vec![config], None, Compiler::InProcess, "host:1".into());
+        let config = RolloutConfig {
+            plugins: vec![config],
+            trust: Default::default(),
+            parse_settings: |_, _, _, _| Err("no plugin of the store in this test".to_owned()),
+            ungoverned: Ungoverned::Open,
+            cache: None,
+            compiler: Compiler::InProcess,
+            host: "host:1".into(),
+        };
+        let rollout = Rollout::new(hub, config);
         Self { rollout, registry: registry.clone(), folder }
     }
 

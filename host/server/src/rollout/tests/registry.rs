@@ -92,6 +92,10 @@ impl PluginRegistry for TestRegistry {
         self.inner().restore(plugin, history, code).await
     }
 
+    async fn forget(&self, plugin: &str) -> Result<(), Unavailable> {
+        self.inner().forget(plugin).await
+    }
+
     async fn code(&self, plugin: &str, sha256: &str) -> Result<Option<Bytes>, Unavailable> {
         self.code_asked.add_permits(1);
         let gate = self.code_gate.lock().unwrap().clone();

@@ -108,7 +108,10 @@ impl PubsubListener {
                         tracing::warn!(missed, "messages arrived faster than they were read; reading the logs");
                         self.resync_all(false, None);
                     }
-                    Some(LinkEvent::Reconnected(server)) => self.resync_all(true, Some(server)),
+                    Some(LinkEvent::Reconnected(server)) => {
+                        (self.feed)(Event::Reconnected);
+                        self.resync_all(true, Some(server));
+                    }
                     Some(LinkEvent::Moved) => self.resync_all(true, None),
                     None => return,
                 },

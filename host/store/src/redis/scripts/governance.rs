@@ -14,8 +14,8 @@ pub(crate) async fn replace(
     expected: u64,
     next: &Governance,
 ) -> Result<bool, Unavailable> {
-    let next = serde_json::to_string(next).expect("plain data");
-    let arguments = vec![arguments::integer(expected), next.into()];
+    let record = serde_json::to_string(next).expect("plain data");
+    let arguments = vec![arguments::integer(expected), arguments::integer(next.revision), record.into()];
     let replaced = link.run(&REPLACE_GOVERNANCE, vec![names.governance()], arguments).await?;
     Ok(replies::number(&replaced)? == 1)
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 script!(ACTIVATE_VERSION = "activate_version");
 script!(RESTORE_VERSIONS = "restore_versions");
 script!(UPLOAD_CODE = "upload_code");
+script!(FORGET_VERSIONS = "forget_versions");
 
 /// How long Redis keeps code that is being uploaded, after its last piece.
 const UPLOAD_TTL: Duration = Duration::from_secs(60);
@@ -41,14 +42,28 @@ fn to_json(history: &VersionHistory) -> String {
 pub(crate) async fn upload(
     link: &Link,
     names: &Names,
+    plugin: &str,
     sha256: &str,
     before: usize,
     piece: Bytes,
 ) -> Result<usize, Unavailable> {
     let arguments =
         vec![arguments::integer(before as u64), Value::Bytes(piece), arguments::millis(UPLOAD_TTL)];
-    let size = link.run(&UPLOAD_CODE, vec![names.plugin_upload(sha256)], arguments).await?;
+    let size = link.run(&UPLOAD_CODE, vec![names.plugin_upload(plugin, sha256)], arguments).await?;
     Ok(replies::number(&size)? as usize)
+}
+
+/// Deletes the versions of a plugin and their code if these are the stored ones. Returns whether they were.
+pub(crate) async fn forget_versions(
+    link: &Link,
+    names: &Names,
+    plugin: &str,
+    history: &VersionHistory,
+) -> Result<bool, Unavailable> {
+    let codes = history.versions.iter().map(|release| names.plugin_code(plugin, &release.sha256));
+    let keys = [names.plugins()].into_iter().chain(codes).collect();
+    let arguments = vec![plugin.into(), arguments::integer(history.generation), revision::new_epoch().into()];
+    Ok(replies::number(&link.run(&FORGET_VERSIONS, keys, arguments).await?)? == 1)
 }
 
 /// Writes the versions of a plugin, which must directly succeed the stored ones. `size` is that of the
@@ -63,7 +78,8 @@ pub(crate) async fn write_versions(
     dropped: &[String],
 ) -> Result<VersionReply, Unavailable> {
     let code = |sha256: &str| names.plugin_code(plugin, sha256);
-    let mut keys = vec![names.plugins(), code(&history.current), names.plugin_upload(&history.current)];
+    let mut keys =
+        vec![names.plugins(), code(&history.current), names.plugin_upload(plugin, &history.current)];
     keys.extend(dropped.iter().map(|sha256| code(sha256)));
     let arguments = vec![
         plugin.into(),
@@ -91,7 +107,7 @@ pub(crate) async fn restore_versions(
     let mut arguments =
         vec![plugin.into(), generation, to_json(history).into(), revision::new_epoch().into()];
     if let Some(Uploaded { sha256, size }) = code {
-        keys.extend([names.plugin_code(plugin, sha256), names.plugin_upload(sha256)]);
+        keys.extend([names.plugin_code(plugin, sha256), names.plugin_upload(plugin, sha256)]);
         arguments.push(arguments::integer(size as u64));
     }
     Ok(match replies::number(&link.run(&RESTORE_VERSIONS, keys, arguments).await?)? {
