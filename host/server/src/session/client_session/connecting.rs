@@ -14,7 +14,6 @@ use crate::{
         unauthenticated::{Authenticated, Rejected},
     },
 };
-use futures_util::future::join_all;
 use std::{collections::HashMap, sync::Arc};
 use switchyard_plugin::{ConnectRequest, Limits};
 use switchyard_protocol::{
@@ -160,17 +159,13 @@ impl ClientSession {
         }
         let reserved = self.connection.outbox.reserve();
         let rooms = [RoomName::broadcast(), self.state.inbox.clone()];
-        let asked = rooms.map(|room| {
+        let joins = rooms.map(|room| {
             let options = JoinOptions { room: room.clone(), filter: None, since: None };
-            self.request_join(PendingJoin::new(&room, Ok(options)), false)
+            PendingJoin::new(&room, Ok(options))
         });
-        let mut joins = vec![];
-        for join in asked {
-            let join = self.await_join(join, None).await;
-            if let Some(refusal) = join.refusal() {
-                return Err(refusal.clone());
-            }
-            joins.push(join);
+        let joins = self.request_joins(joins.into(), false, None).await;
+        if let Some(refusal) = joins.iter().find_map(PendingJoin::refusal) {
+            return Err(refusal.clone());
         }
         let recorded = joins.iter().filter_map(PendingJoin::record).collect();
         for join in joins {
@@ -189,7 +184,8 @@ impl ClientSession {
         resumed: ResumedSession,
     ) -> Result<(), Refusal> {
         let reserved = self.connection.outbox.reserve();
-        let mut asked = Vec::with_capacity(resumed.rooms.len());
+        let mut joins = Vec::with_capacity(resumed.rooms.len());
+        let mut names = Vec::with_capacity(resumed.rooms.len());
         for (room, Membership { filter, position }) in resumed.rooms {
             // The key may have lost this scope since the room was joined.
             let may = match room.kind() {
@@ -197,14 +193,12 @@ impl ClientSession {
                 RoomKind::Broadcast | RoomKind::Inbox => Ok(()),
             };
             let options = may.map(|()| JoinOptions { room: room.clone(), filter, since: Some(position) });
-            let join = self.request_join(PendingJoin::new(&room, options), false);
-            asked.push((room, join));
+            joins.push(PendingJoin::new(&room, options));
+            names.push(room);
         }
-        let this = &*self;
-        let answered = asked.into_iter().map(async |(room, join)| (room, this.await_join(join, None).await));
-        let answered = join_all(answered).await;
+        let answered = self.request_joins(joins, false, None).await;
         let (mut completed, mut renamed, mut left) = (vec![], vec![], vec![]);
-        for (room, join) in answered {
+        for (room, join) in names.into_iter().zip(answered) {
             match &join.state {
                 // The plugin may have another canonical name for the room by now.
                 JoinState::Granted(granted) if *granted.room() != room => {

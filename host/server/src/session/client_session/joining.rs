@@ -30,7 +30,7 @@ impl ClientSession {
         let began = Instant::now();
         let (mut answered, until) = (joins, Some(began + GRANT_TIMEOUT));
         loop {
-            answered = self.request_joins(answered, until).await;
+            answered = self.request_joins(answered, true, until).await;
             // If a plugin refused some entries, there is room for others.
             if !self.state.request_deferred(&mut answered) {
                 break;
@@ -63,39 +63,44 @@ impl ClientSession {
         self.start_replays(replays);
     }
 
-    /// Makes the requests that are to be made, and waits for their answers.
-    async fn request_joins(&self, joins: Vec<PendingJoin>, until: Option<Instant>) -> Vec<PendingJoin> {
+    /// Asks the shards of the rooms for the seats that are to be requested, and waits for their answers. Joins that
+    /// are `provisional` may still fail to be recorded: no message is delivered before the client is told, and if
+    /// the connection is in a room already, nothing changes yet.
+    pub(super) async fn request_joins(
+        &self,
+        joins: Vec<PendingJoin>,
+        provisional: bool,
+        until: Option<Instant>,
+    ) -> Vec<PendingJoin> {
         let requests = joins.iter().filter(|join| matches!(join.state, JoinState::Requested(_))).count();
         let turn = self.services.hub.acquire_long_request(&self.connection.principal, requests).await;
         // All requests are sent before the first answer is awaited.
         let mut asked = Vec::with_capacity(joins.len());
         for (n, join) in joins.into_iter().enumerate() {
             yield_between_slices(n).await;
-            asked.push(self.request_join(join, true));
+            let state = match join.state {
+                JoinState::Requested(options) => {
+                    let answer = self.services.hub.join(JoinRequest {
+                        room: options.room.clone(),
+                        connection: self.connection.clone(),
+                        principal: Policy::principal(&self.key),
+                        filter: options.filter.clone(),
+                        since: options.since.clone(),
+                        buffer: provisional,
+                        offer: provisional,
+                    });
+                    JoinState::Asked(options, answer)
+                }
+                state => state,
+            };
+            asked.push(PendingJoin { name: join.name, state });
         }
         drop(turn);
         join_all(asked.into_iter().map(|join| self.await_join(join, until))).await
     }
 
-    /// Asks the room's shard for a seat. If the join `is_provisional`, it may still fail to be recorded: no
-    /// message is delivered before the client is told, and if the connection is in the room already, nothing
-    /// changes yet.
-    pub(super) fn request_join(&self, join: PendingJoin, is_provisional: bool) -> PendingJoin {
-        let JoinState::Requested(options) = join.state else { return join };
-        let answer = self.services.hub.join(JoinRequest {
-            room: options.room.clone(),
-            connection: self.connection.clone(),
-            principal: Policy::principal(&self.key),
-            filter: options.filter.clone(),
-            since: options.since.clone(),
-            buffer: is_provisional,
-            offer: is_provisional,
-        });
-        PendingJoin { name: join.name, state: JoinState::Asked(options, answer) }
-    }
-
     /// Waits for the shard's answer, and for the log if the room was joined with a position.
-    pub(super) async fn await_join(&self, join: PendingJoin, until: Option<Instant>) -> PendingJoin {
+    async fn await_join(&self, join: PendingJoin, until: Option<Instant>) -> PendingJoin {
         let JoinState::Asked(options, answer) = join.state else { return join };
         let state = match answer.receive(until).await {
             Ok(JoinAnswer::Offered(offer)) => JoinState::Offered(options, offer),
