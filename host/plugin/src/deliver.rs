@@ -20,9 +20,8 @@ const MAX_SEARCH_FAILURES: usize = 8;
 /// For whom filters are evaluated. This decides who is blamed if the plugin fails.
 #[derive(Clone, Copy)]
 pub enum Audience<'a> {
-    /// For the members of the room, when the message is published. The function returns the publisher's id,
-    /// if it is known; it is called only if the plugin failed.
-    Members(&'a dyn Fn() -> Option<Arc<str>>),
+    /// For the members of the room, when the message is published, with the publisher's id, if it is known.
+    Members(Option<&'a str>),
     /// For one principal, given by its id, that reads the history.
     HistoryReader(&'a str),
 }
@@ -93,7 +92,7 @@ impl Governor {
         passed: &mut Vec<u64>,
     ) -> Result<(), Rejection> {
         let mut results = FilterResults { passed: mem::take(passed), lost: vec![] };
-        let answer = self.filter(room, event, data, ids, Audience::Members(&|| None), &mut results);
+        let answer = self.filter(room, event, data, ids, Audience::Members(None), &mut results);
         *passed = results.passed;
         answer
     }
@@ -120,8 +119,7 @@ impl Governor {
         let mut guest_ids = mem::take(&mut self.guest_ids);
         let mut guest_positions = mem::take(&mut self.guest_positions);
         let message = MessageRef { room, event, data };
-        let blame = audience.blame(room);
-        let mut answer = self.apply_plans(ids, blame, &mut guest_ids, &mut guest_positions, results);
+        let mut answer = self.apply_plans(ids, audience, room, &mut guest_ids, &mut guest_positions, results);
         if answer.is_ok() && !guest_ids.is_empty() {
             let call = |instance: &mut Instance| instance.matches(room, event, data, &guest_ids);
             match self.try_call(PluginFunction::Matches, call) {
@@ -130,7 +128,8 @@ impl Governor {
                         .iter()
                         .enumerate()
                         .for_each(|(i, n)| results.set(*n, Some(bit(&words, i))));
-                    self.record_success(blame);
+                    audience.publisher().into_iter().for_each(|id| self.record_success(Blame::Principal(id)));
+                    self.record_success(audience.blame(room));
                 }
                 Err(failure) => {
                     let (answers, rejection) = self.find_culprits(message, &guest_ids, audience, &failure);
@@ -161,13 +160,23 @@ impl Governor {
         }
     }
 
+    /// Starts an instance for a message, unless its publisher is quarantined, or else whoever it is evaluated for.
+    /// Otherwise a publisher whose messages fail could keep the plugin busy with them.
+    fn admit_message(&mut self, audience: Audience<'_>, room: &str) -> Result<(), Rejection> {
+        if let Some(publisher) = audience.publisher() {
+            self.admit(Blame::Principal(publisher))?;
+        }
+        self.admit(audience.blame(room))
+    }
+
     /// Sets the results of all filters that need no call. Of those that the guest must evaluate, `guest_ids`
     /// and `guest_positions` receive the ids and the positions in `ids`; an instance has been started for
     /// them.
     fn apply_plans(
         &mut self,
         ids: &[FilterId],
-        blame: Blame<'_>,
+        audience: Audience<'_>,
+        room: &str,
         guest_ids: &mut Vec<u32>,
         guest_positions: &mut Vec<usize>,
         results: &mut FilterResults,
@@ -176,7 +185,7 @@ impl Governor {
         guest_positions.clear();
         let admitted = match ids.iter().any(|id| self.filters.plan(*id) == Plan::Guest) {
             // Starting an instance may change plans, so it must come before they are read.
-            true => self.admit(blame),
+            true => self.admit_message(audience, room),
             false => Ok(()),
         };
         self.apply_suspensions();
@@ -250,7 +259,7 @@ impl Governor {
             .filter(|_| any_answered)
             .collect();
         let publisher = match audience {
-            Audience::Members(publisher) if owners.len() > 1 && !any_answered => publisher(),
+            Audience::Members(publisher) if owners.len() > 1 && !any_answered => publisher,
             _ => None,
         };
         let mut rejection = None;
@@ -258,7 +267,7 @@ impl Governor {
             rejection = Some(self.handle_failure(failure, Blame::Principal(culprit)));
         }
         self.last_culprit = culprits.last().map(|culprit| (*culprit).clone());
-        let blame = publisher.as_deref().map_or(audience.blame(message.room), Blame::Principal);
+        let blame = publisher.map_or(audience.blame(message.room), Blame::Principal);
         (answers, rejection.unwrap_or_else(|| self.handle_failure(failure, blame)))
     }
 
@@ -276,6 +285,13 @@ impl Governor {
 }
 
 impl<'a> Audience<'a> {
+    fn publisher(self) -> Option<&'a str> {
+        match self {
+            Audience::Members(publisher) => publisher,
+            Audience::HistoryReader(_) => None,
+        }
+    }
+
     /// Whom to blame for a failure as long as nothing more is known.
     fn blame(self, room: &'a str) -> Blame<'a> {
         match self {

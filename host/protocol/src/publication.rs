@@ -23,6 +23,8 @@ pub struct Publication {
     pub time: u64,
     /// The kind of message, if the publisher named one.
     pub event: Option<Box<str>>,
+    /// The principal that published it, if the node has to know. The frame does not tell it.
+    pub publisher: Option<Arc<str>>,
     frame: Frame,
     /// Where `data` starts in the text of the frame. It ends before the last byte.
     data_start: usize,
@@ -61,7 +63,13 @@ impl Publication {
             text.push_str(data);
             text.push('}');
         });
-        Self { room, epoch, offset, time, event: event.map(Into::into), frame, data_start }
+        let (event, publisher) = (event.map(Into::into), None);
+        Self { room, epoch, offset, time, event, publisher, frame, data_start }
+    }
+
+    /// The same message, with its publisher.
+    pub fn with_publisher(self, publisher: Option<Arc<str>>) -> Self {
+        Self { publisher, ..self }
     }
 
     /// About how many bytes of memory the message takes: its texts, and 256 bytes for everything else, as

@@ -117,6 +117,7 @@ impl HistoryReplay {
                 principal: &principal,
                 idempotency_key: None,
                 needs_member: false,
+                names_publisher: false,
             };
             let stored = store.publish(message).now_or_never().expect("memory needs no waiting");
             stored.expect("memory does not fail").expect("it needs no member").position

@@ -16,7 +16,6 @@ mod policy;
 mod publish_limiter;
 mod publish_pipeline;
 mod quotas;
-mod recent_publishers;
 mod refusals;
 mod removals;
 mod replay;

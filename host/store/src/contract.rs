@@ -108,6 +108,7 @@ impl Subject {
                 principal: &"p".into(),
                 idempotency_key: None,
                 needs_member: false,
+                names_publisher: false,
             })
             .await
             .unwrap()
@@ -246,6 +247,7 @@ async fn an_idempotency_key_applies_to_one_principal_and_room(s: Subject) {
             principal: &principal.into(),
             idempotency_key: Some("k"),
             needs_member: false,
+            names_publisher: false,
         };
         let stored = s.store.broker.publish(message).await.unwrap().expect("stored");
         (stored.position.offset, stored.duplicate)
@@ -280,6 +282,7 @@ async fn data_and_event_names_are_not_changed(s: Subject) {
                 principal: &"p".into(),
                 idempotency_key: None,
                 needs_member: false,
+                names_publisher: false,
             })
             .await
             .unwrap();

@@ -20,9 +20,16 @@ pub struct Message<'a> {
     pub idempotency_key: Option<&'a str>,
     /// Whether to publish it only if the room has a member, connected or resumable.
     pub needs_member: bool,
+    /// Whether every node that delivers it has to know its publisher: a plugin may fail because of it.
+    pub names_publisher: bool,
 }
 
 impl<'a> Message<'a> {
+    /// The principal, if deliveries name it.
+    pub(crate) fn named_publisher(&self) -> Option<&'a Arc<str>> {
+        self.names_publisher.then_some(self.principal)
+    }
+
     /// The principal and the idempotency key, which together identify the message in its room.
     pub(crate) fn scoped_key(&self) -> Option<(&'a str, &'a str)> {
         self.idempotency_key.map(|key| (&**self.principal, key))

@@ -98,8 +98,7 @@ fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
         ids.insert(17, subscribe_as(&mut governor, from, &bad).unwrap());
         let mut bits = FilterResults::default();
         for _ in 0..10 {
-            let publisher = || Some("alice".into());
-            governor.filter("bad:a", "", b"{}", &ids, Audience::Members(&publisher), &mut bits).ok();
+            governor.filter("bad:a", "", b"{}", &ids, Audience::Members(Some("alice")), &mut bits).ok();
             for n in 0..ids.len() {
                 assert_eq!((bits.passes(n), bits.is_lost(n)), (n != 17, n == 17), "{misdeed}: {n}");
             }
@@ -112,7 +111,7 @@ fn a_filter_that_fails_loses_messages_for_its_own_members_only() {
 }
 
 /// A message on which every filter fails counts against its publisher if that is known, otherwise against the
-/// room.
+/// room. Once, a quarantined publisher's messages were still evaluated, so that each kept the plugin busy.
 #[test]
 fn a_message_that_fails_every_filter_counts_against_its_publisher_or_room() {
     let poison = br#"{"do": "panic", "in": "matches"}"#;
@@ -121,17 +120,23 @@ fn a_message_that_fails_every_filter_counts_against_its_publisher_or_room() {
         let ids = ["alice", "bob", "carol", "dora"]
             .map(|who| subscribe_as(&mut governor, who, &format!("{{\"of\":\"{who}\"}}")).unwrap());
         let mut bits = FilterResults::default();
-        let publisher = || known.then(|| "mallory".into());
+        let mallory = Audience::Members(known.then_some("mallory"));
         for _ in 0..8 {
-            governor.filter("bad:a", "", poison, &ids, Audience::Members(&publisher), &mut bits).unwrap_err();
+            governor.filter("bad:a", "", poison, &ids, mallory, &mut bits).unwrap_err();
             assert!((0..4).all(|n| bits.is_lost(n)));
         }
         assert_eq!(governor.stats().status().state, State::Active);
         for who in ["alice", "bob", "carol", "dora"] {
             assert_eq!(check(&mut governor, who, "bad:a", "", b"{}"), Ok(Verdict::Pass));
         }
-        let elsewhere = governor.filter("bad:b", "", b"{}", &ids, Audience::Members(&publisher), &mut bits);
-        assert!(elsewhere.is_ok() && (0..4).all(|n| bits.passes(n)));
+        // Whoever is quarantined is not heard, and nobody else notices.
+        let alice = Audience::Members(Some("alice"));
+        for (room, from, is_heard) in
+            [("bad:a", alice, known), ("bad:b", alice, true), ("bad:b", mallory, !known)]
+        {
+            governor.filter(room, "", b"{}", &ids, from, &mut bits).ok();
+            assert!((0..4).all(|n| bits.passes(n) == is_heard), "{room}, known: {known}");
+        }
         assert_eq!(check(&mut governor, "mallory", "bad:a", "", b"{}").is_err(), known);
     }
 }
@@ -144,7 +149,7 @@ fn a_message_that_is_delivered_ends_the_trial_of_its_room() {
     let ids = [subscribe_as(&mut governor, "alice", "{}").unwrap()];
     let mut deliver = |data: &[u8]| {
         let mut bits = FilterResults::default();
-        governor.filter("bad:a", "", data, &ids, Audience::Members(&|| None), &mut bits).ok();
+        governor.filter("bad:a", "", data, &ids, Audience::Members(None), &mut bits).ok();
         bits.passes(0)
     };
     let poison = br#"{"do": "panic", "in": "matches"}"#;
@@ -178,7 +183,7 @@ fn a_filter_that_fails_on_history_affects_only_its_reader() {
     }
     assert_eq!(governor.stats().status().counts.failures["panic"], 5, "it is not asked any more");
     governor.filter("bad:a", "", b"{}", &ids[1..], Audience::HistoryReader("alice"), &mut bits).unwrap();
-    governor.filter("bad:a", "", b"{}", &ids, Audience::Members(&|| None), &mut bits).unwrap();
+    governor.filter("bad:a", "", b"{}", &ids, Audience::Members(None), &mut bits).unwrap();
     assert!(bits.passes(0) && bits.passes(1));
     assert_eq!(governor.stats().status().state, State::Active);
 }

@@ -1,10 +1,9 @@
-//! What the shards of one plugin share: whose turn it is to be asked, what publishers may do, and who published
-//! what. Owns no room.
+//! What the shards of one plugin share: whose turn it is to be asked, and what publishers may do. Owns no
+//! room.
 
 use super::{
     places::Places,
     quotas::Quotas,
-    recent_publishers::RecentPublishers,
     router::{Router, SlotId},
 };
 use std::sync::{Arc, Mutex, Weak};
@@ -15,7 +14,6 @@ pub(super) struct GovernedRooms {
     pub slot: SlotId,
     /// The plugin's name in the configuration.
     pub name: Arc<str>,
-    pub publishers: RecentPublishers,
     /// What its governors share.
     pub governors: Arc<GovernorGroup>,
     /// For requests that have waited for their turn.
@@ -34,7 +32,6 @@ impl GovernedRooms {
         Self {
             slot,
             name: name.into(),
-            publishers: RecentPublishers::default(),
             governors: Arc::default(),
             router,
             places: Places::default(),

@@ -5,9 +5,7 @@
 use super::{
     Hub, Publisher, Ungoverned,
     command::PolicyRequest,
-    governed_rooms::GovernedRooms,
     memory_exhausted, policy,
-    recent_publishers::Note,
     router::{PublishPermit, PublishRoute, outdated_governance},
     stopping, unavailable,
 };
@@ -99,8 +97,6 @@ struct StoreParameters {
 struct StoringMessage {
     room: RoomName,
     pending: PendingPublish,
-    /// Who publishes it, for the plugin of the room.
-    note: Option<(Arc<GovernedRooms>, Note)>,
     _permit: PublishPermit,
 }
 
@@ -243,10 +239,15 @@ impl PublishStep {
             if !hub.gate.is_open() {
                 return Err(outdated_governance(&room));
             }
-            let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(keys, &room));
-            let principal = share.principal();
-            let message =
-                Message { room: &room, event, data: &data, principal, idempotency_key: key, needs_member };
+            let message = Message {
+                room: &room,
+                event: event.as_deref(),
+                data: &data,
+                principal: share.principal(),
+                idempotency_key: key.as_deref(),
+                needs_member: needs_member(keys, &room),
+                names_publisher: route.governed.is_some(),
+            };
             hub.store(message, share, route)
         });
         Poll::Ready(next.unwrap_or_else(PublishStep::refused))
@@ -260,14 +261,9 @@ impl PublishStep {
                 Pin::new(newest).poll(cx).map(|newest| newest.unwrap_or_else(|_| Err(stopping())))
             }
             PublishStep::Done(published) => Poll::Ready(published.take().expect("polled once")),
-            PublishStep::Storing(StoringMessage { room, pending, note, .. }) => {
+            PublishStep::Storing(StoringMessage { room, pending, .. }) => {
                 let stored = ready!(Pin::new(pending).poll(cx));
                 let is_delivered = matches!(&stored, Ok(Some(stored)) if !stored.duplicate);
-                if let Some((governed, note)) = note
-                    && !is_delivered
-                {
-                    governed.publishers.forget(note);
-                }
                 let Some(stored) = stored.map_err(unavailable)? else {
                     return Poll::Ready(Err(no_such_inbox(room)));
                 };
@@ -316,12 +312,16 @@ impl Hub {
         }
         let needs_check = route.governed.as_ref().is_some_and(|governed| governed.wants_publishes());
         if !needs_check && !must_wait {
-            let (event, key, needs_member) = (event.as_deref(), key.as_deref(), needs_member(&keys, &room));
-            return self.store(
-                Message { room: &room, event, data, principal, idempotency_key: key, needs_member },
-                share,
-                route,
-            );
+            let message = Message {
+                room: &room,
+                event: event.as_deref(),
+                data,
+                principal,
+                idempotency_key: key.as_deref(),
+                needs_member: needs_member(&keys, &room),
+                names_publisher: route.governed.is_some(),
+            };
+            return self.store(message, share, route);
         }
         let charge = share.charge(MemoryKind::Publishes, data.len() + IN_FLIGHT_OVERHEAD);
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());
@@ -349,14 +349,8 @@ impl Hub {
         if !self.store.broker.has_capacity_for(share) {
             return Err(memory_exhausted("messages"));
         }
-        // Before the message is passed to the store, because it may be delivered before the store answers.
-        let PublishRoute { governed, permit, .. } = route;
-        let note = governed.map(|governed| {
-            let note = governed.publishers.note(&message, Instant::now());
-            (governed, note)
-        });
         let (room, pending) = (message.room.clone(), self.store.broker.publish(message));
-        Ok(PublishStep::Storing(StoringMessage { room, pending, note, _permit: permit }))
+        Ok(PublishStep::Storing(StoringMessage { room, pending, _permit: route.permit }))
     }
 
     /// The answer to a message that the plugin discarded.

@@ -186,12 +186,10 @@ impl Shard {
         let Some(RoomEntry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
         let Scratch { filters, results } = &mut self.scratch;
         room.filters(filters);
-        let governed = &self.governed;
-        let publisher = || governed.as_ref().and_then(|governed| governed.publishers.find(message));
         let results = match &mut self.policy {
             Policy::Governed(governor) if !filters.is_empty() => {
                 let (event, data) = (message.event.as_deref().unwrap_or_default(), message.data().as_bytes());
-                let audience = Audience::Members(&publisher);
+                let audience = Audience::Members(message.publisher.as_deref());
                 // The governor logs a failure, and the results say for which filters.
                 governor.filter(&message.room, event, data, filters, audience, results).ok();
                 Some(&*results)

@@ -18,6 +18,7 @@ pub(super) async fn overlapping_publishes_keep_their_order(s: Subject) {
             principal: &acme,
             idempotency_key: key,
             needs_member: false,
+            names_publisher: false,
         }));
         let is_again = n % 3 == 0 && n > 0;
         newest += u64::from(!is_again);
@@ -33,6 +34,7 @@ pub(super) async fn overlapping_publishes_keep_their_order(s: Subject) {
             principal: &acme,
             idempotency_key: None,
             needs_member,
+            names_publisher: false,
         }));
         // In this room, only messages that need no member are published.
         let others = n - n / 5;

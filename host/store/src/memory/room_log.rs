@@ -122,7 +122,8 @@ impl RoomLog {
         self.newest += 1;
         self.last_used = now;
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
-        let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data);
+        let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data)
+            .with_publisher(message.named_publisher().cloned());
         let charge = self.account.charge(MemoryKind::History, publication.size());
         let publication = Arc::new(publication.with_guard(charge));
         let share = self.share(message.principal);

@@ -32,6 +32,7 @@ async fn an_unused_room_is_forgotten() {
             principal: &"p".into(),
             idempotency_key: None,
             needs_member: false,
+            names_publisher: false,
         })
         .await
         .unwrap();

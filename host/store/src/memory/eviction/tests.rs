@@ -32,6 +32,7 @@ async fn publish(store: &MemoryStore, n: u32, data: &str, key: Option<&str>) -> 
         principal: &"p".into(),
         idempotency_key: key,
         needs_member: false,
+        names_publisher: false,
     };
     let stored = store.publish(message).await.unwrap().unwrap();
     (stored.position, stored.duplicate)

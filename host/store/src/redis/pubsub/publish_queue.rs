@@ -107,7 +107,8 @@ impl PublishQueue {
     /// Queues a message after all earlier ones of its principal in the room.
     pub(crate) fn publish(self: &Arc<Self>, message: Message<'_>) -> PendingPublish {
         let (result, pending) = oneshot::channel();
-        let body = Bytes::from(log_entry::encode_body(message.event, message.data));
+        let publisher = message.named_publisher().map(|publisher| &**publisher);
+        let body = Bytes::from(log_entry::encode_body(message.event, publisher, message.data));
         let context = &self.context;
         let queued = QueuedMessage {
             _reserved: context.usage.publishing(message.room, message.principal, body.len()),

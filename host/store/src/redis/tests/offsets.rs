@@ -3,7 +3,15 @@
 use super::*;
 
 fn message<'a>(room: &'a RoomName, who: &'a Arc<str>, key: Option<&'a str>) -> Message<'a> {
-    Message { room, event: None, data: "1", principal: who, idempotency_key: key, needs_member: false }
+    Message {
+        room,
+        event: None,
+        data: "1",
+        principal: who,
+        idempotency_key: key,
+        needs_member: false,
+        names_publisher: false,
+    }
 }
 
 #[tokio::test]

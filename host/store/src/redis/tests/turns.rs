@@ -15,6 +15,7 @@ fn begin(store: &RedisStore, who: &str, room: &str) -> PendingPublish {
         principal: &who.into(),
         idempotency_key: None,
         needs_member: false,
+        names_publisher: false,
     };
     store.publish(message)
 }
