@@ -11,6 +11,7 @@ pub(super) mod lease_expiry;
 pub(super) mod member_writer;
 pub(super) mod node_name;
 pub(super) mod owned_entries;
+pub(super) mod recent_keys;
 pub(super) mod redis_clock;
 pub(super) mod usage;
 
@@ -27,6 +28,7 @@ use crate::{
             member_writer::MemberWriter,
             node_name::NodeName,
             owned_entries::OwnedEntries,
+            recent_keys::RecentKeys,
             redis_clock::{MAX_SAMPLES, RedisClock},
             usage::RedisUsage,
         },
@@ -59,6 +61,7 @@ pub(super) struct Context {
     pub acknowledgements: Acknowledgements,
     pub connections: Arc<ClusterConnectionCounts>,
     pub usage: Arc<RedisUsage>,
+    pub recent_keys: Arc<RecentKeys>,
     pub fullest_server: Arc<FullestServer>,
     pub node: Arc<NodeName>,
     pub lease_expiry: Arc<LeaseExpiry>,
@@ -103,6 +106,7 @@ impl Context {
                 &lease_expiry,
             ),
             usage: Arc::new(RedisUsage::new(retention, &fullest_server, &memory)),
+            recent_keys: Arc::default(),
             fullest_server,
             link,
             names,

@@ -92,9 +92,9 @@ impl Broker for RedisStore {
         self.publish_queue.publish(message)
     }
 
-    /// Only Redis knows: another node may have published the message, and Redis may have lost it since.
-    fn find_stored(&self, _room: &RoomName, _principal: &str, _idempotency_key: &str) -> Option<Position> {
-        None
+    fn find_stored(&self, room: &RoomName, principal: &str, idempotency_key: &str) -> Option<Position> {
+        let Context { names, recent_keys, .. } = self.context();
+        recent_keys.find(&names.once(room, (principal, idempotency_key)))
     }
 
     async fn history(

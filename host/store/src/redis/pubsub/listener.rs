@@ -6,6 +6,7 @@ use crate::{
     Event, EventFeed, PageLimit, RESPONSE_TIMEOUT, StoreMetrics, Unavailable,
     redis::{
         context::Context,
+        context::recent_keys::RecentKeys,
         link::{LinkEvent, LinkEvents},
         log_entry::{self, LogPage},
         pubsub::{
@@ -44,6 +45,7 @@ pub(crate) struct PubsubListener {
     rooms: RedisRooms,
     feed: EventFeed,
     metrics: StoreMetrics,
+    recent_keys: Arc<RecentKeys>,
     /// By how many milliseconds Redis' clock is ahead of this node's.
     clock_offset: Arc<AtomicI64>,
     /// Notified of rooms that may have lost their members.
@@ -74,6 +76,7 @@ impl PubsubListener {
             rooms: context.rooms.clone(),
             feed: context.feed.clone(),
             metrics: context.metrics.clone(),
+            recent_keys: context.recent_keys.clone(),
             clock_offset: context.clock_offset_ms.clone(),
             sessions: Arc::downgrade(sessions),
             room_index: Arc::downgrade(room_index),
@@ -109,6 +112,7 @@ impl PubsubListener {
                         self.resync_all(false, None);
                     }
                     Some(LinkEvent::Reconnected(server)) => {
+                        self.recent_keys.clear();
                         (self.feed)(Event::Reconnected);
                         self.resync_all(true, Some(server));
                     }

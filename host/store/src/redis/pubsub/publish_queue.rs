@@ -56,6 +56,8 @@ struct QueuedMessage {
     /// The key in Redis of its idempotency key.
     key: Option<String>,
     needs_member: bool,
+    /// Whether its room has a plugin, which is not asked about a repetition.
+    has_plugin: bool,
     queued_at: Instant,
     result: oneshot::Sender<PublishResult>,
     charge: MemoryCharge,
@@ -114,6 +116,7 @@ impl PublishQueue {
             _reserved: context.usage.publishing(message.room, message.principal, body.len()),
             key: message.scoped_key().map(|key| context.names.once(message.room, key)),
             needs_member: message.needs_member,
+            has_plugin: message.names_publisher,
             queued_at: Instant::now(),
             result,
             charge: self
@@ -242,7 +245,11 @@ impl PublishQueue {
                     self.room_index.add(room);
                 }
                 for (message, stored) in messages.into_iter().zip(stored) {
-                    if stored.as_ref().is_some_and(|stored| !stored.duplicate) {
+                    if let Some(Stored { position, duplicate: false }) = &stored {
+                        if let Some(key) = message.key.as_ref().filter(|_| message.has_plugin) {
+                            let expires = began + self.context.retention.idempotency_key_ttl;
+                            self.context.recent_keys.add(key.clone(), position.clone(), expires);
+                        }
                         let key = message.key.as_ref().map(String::len);
                         let (share, bytes) = (message.charge.share(), message.body.len());
                         self.context.usage.published(room, share, bytes, key);
