@@ -69,6 +69,7 @@ where
     history::a_page_is_bounded_by_bytes(subject(3, 600).await).await;
     history::history_is_trimmed_by_age(subject(10, 10).await).await;
     history::without_history_offsets_still_rise(subject(0, 600).await).await;
+    history::a_cleared_history_begins_an_epoch(subject(10, 600).await).await;
     data_and_event_names_are_not_changed(subject(10, 600).await).await;
     rooms::reading_creates_no_room(subject(10, 600).await).await;
     rooms::a_message_that_needs_a_member_is_published_only_while_there_is_one(subject(10, 600).await).await;

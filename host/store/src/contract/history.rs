@@ -108,3 +108,25 @@ pub(super) async fn without_history_offsets_still_rise(s: Subject) {
     assert_eq!(s.offsets("a", Some(&second), 10).await, (vec![], false, true));
     assert_eq!(s.offsets("a", Some(&first), 10).await, (vec![], false, false));
 }
+
+pub(super) async fn a_cleared_history_begins_an_epoch(s: Subject) {
+    s.store.broker.clear_history(&room("b")).await.unwrap();
+    assert_eq!(s.store.rooms.summary("b").await.unwrap(), None, "this creates no room");
+    s.store.broker.subscribe(&room("a"));
+    s.publish("a", "1").await;
+    let before = s.publish("a", "2").await.position;
+    let has_received = async |message: &str| s.received().iter().any(|received| received == message);
+    s.eventually(async || has_received("a 2 2").await).await;
+    s.store.broker.clear_history(&room("a")).await.unwrap();
+    assert_eq!(s.offsets("a", None, 10).await, (vec![], false, true));
+    assert_eq!(s.offsets("a", Some(&before), 10).await, (vec![], false, false), "the epoch is another one");
+    let after = s.publish("a", "3").await.position;
+    assert_eq!((after.offset, after.epoch == before.epoch), (3, false), "offsets go on");
+    s.eventually(async || has_received("a 3 3").await).await;
+    let lost = |event: &Event| match event {
+        Event::Lost { position, .. } => Some((position.epoch.clone(), position.offset)),
+        _ => None,
+    };
+    let lost: Vec<_> = s.events.lock().unwrap().iter().filter_map(lost).collect();
+    assert_eq!(lost, [(after.epoch, 2)], "members are told");
+}

@@ -71,6 +71,16 @@ impl Broker for MemoryStore {
             .unwrap_or_else(|| RoomLog::new(room.shared(), Instant::now(), &self.account).read(after, limit)))
     }
 
+    async fn clear_history(&self, room: &RoomName) -> Result<(), Unavailable> {
+        self.with_existing_room(room, |log| {
+            log.begin_epoch();
+            if log.is_subscribed {
+                (self.feed)(Event::Lost { room: log.name.clone(), position: log.newest() });
+            }
+        });
+        Ok(())
+    }
+
     fn has_capacity_for(&self, share: &MemoryShare) -> bool {
         if !self.account.is_under_pressure() {
             return true;

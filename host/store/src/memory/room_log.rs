@@ -40,6 +40,10 @@ fn scoped_key((principal, key): (&str, &str)) -> ScopedKey {
     [principal, " ", key].concat().into()
 }
 
+fn new_epoch() -> Arc<str> {
+    format!("{:08x}", u32::from_le_bytes(random())).into()
+}
+
 pub(super) struct RoomLog {
     pub name: Arc<str>,
     pub epoch: Arc<str>,
@@ -66,7 +70,7 @@ pub(super) struct RoomLog {
 
 impl RoomLog {
     pub(super) fn new(name: Arc<str>, now: Instant, account: &Arc<MemoryAccount>) -> Self {
-        let epoch = format!("{:08x}", u32::from_le_bytes(random())).into();
+        let epoch = new_epoch();
         let charge = account.charge(MemoryKind::Rooms, ROOM_BYTES + name.len());
         Self {
             name,
@@ -83,6 +87,12 @@ impl RoomLog {
             charge,
             last_publisher: None,
         }
+    }
+
+    /// Starts a new epoch without messages. Its offsets go on, so idempotency keys keep theirs.
+    pub(super) fn begin_epoch(&mut self) {
+        self.epoch = new_epoch();
+        self.drop_history();
     }
 
     /// The share of a principal, which from now on accounts for the room if no other one does.

@@ -113,6 +113,10 @@ impl Broker for RedisStore {
         Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })
     }
 
+    async fn clear_history(&self, room: &RoomName) -> Result<(), Unavailable> {
+        self.context().rooms.clear_history(room).await
+    }
+
     fn has_capacity_for(&self, share: &MemoryShare) -> bool {
         self.context().usage.may_grow(share.principal())
     }

@@ -18,6 +18,7 @@ use switchyard_protocol::Position;
 // The model runs these two for its own rooms.
 script!(pub(in crate::redis) READ = "read");
 script!(pub(in crate::redis) BEGIN_EPOCH = "begin_epoch");
+script!(CLEAR_HISTORY = "clear_history");
 script!(SUMMARY = "summary");
 script!(MEMBERS = "members");
 script!(RECEIPT = "receipt");
@@ -79,6 +80,18 @@ pub(crate) async fn begin_epoch(
     begins: String,
 ) -> Result<(), Unavailable> {
     link.run(&BEGIN_EPOCH, keys(names, room), vec![ended.into(), begins.into()]).await.map(drop)
+}
+
+/// Starts a new epoch without messages, if the room still has the one that ends, and tells the nodes that listen.
+pub(crate) async fn clear_history(
+    link: &Link,
+    names: &Names,
+    room: &str,
+    ends: &str,
+    begins: String,
+) -> Result<(), Unavailable> {
+    let arguments = vec![ends.into(), begins.into(), names.live(room).into()];
+    link.run(&CLEAR_HISTORY, keys(names, room), arguments).await.map(drop)
 }
 
 /// `None`: the room does not exist. Messages older than `age` are not counted.
