@@ -22,7 +22,7 @@ mod status;
 mod timed_stream;
 
 pub use listener::AdminListener;
-pub(crate) use reload_requests::{ReloadHandle, ReloadReport, ReloadRequest};
+pub(crate) use reload_requests::{ReloadHandle, ReloadOptions, ReloadReport, ReloadRequest};
 pub(crate) use status::Status;
 
 use crate::http;

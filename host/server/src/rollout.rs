@@ -7,6 +7,7 @@ mod audit;
 mod deploy;
 mod follow;
 mod governance;
+mod history_clearing;
 mod plugin_set;
 mod preview;
 mod probation;
@@ -36,10 +37,14 @@ pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};
 use crate::hub::{Hub, Ungoverned};
 use arc_swap::ArcSwap;
 use governance::GovernanceState;
+use history_clearing::HistoryClearing;
 use serde_json::{Map, Value};
 use shared_state::SharedState;
 use staged_versions::StagedVersions;
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use switchyard_plugin::{Cache, Compiler, PluginConfig, StateTables, Trust};
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
 use switchyard_store::PluginRegistry;
@@ -65,6 +70,9 @@ pub(crate) struct Rollout {
     staged: StagedVersions,
     /// Loads plugins of the store.
     preparing: Mutex<Option<AbortOnDropHandle<()>>>,
+    clearing: Mutex<Option<HistoryClearing>>,
+    /// Whether the next change of the configured plugins clears the history of rooms that change their plugin.
+    clears_history: AtomicBool,
     /// Held while a preview is made.
     previews: Arc<Semaphore>,
     /// Held while plugins of the configuration are added and removed, or their rooms change.
@@ -111,6 +119,8 @@ impl Rollout {
             ungoverned,
             staged: StagedVersions::default(),
             preparing: Mutex::default(),
+            clearing: Mutex::default(),
+            clears_history: AtomicBool::new(false),
             previews: Arc::new(Semaphore::new(1)),
             set_lock: Default::default(),
             governance: GovernanceState::new(host),
@@ -129,6 +139,11 @@ impl Rollout {
     /// The plugins of the store, whenever they change.
     pub(crate) fn stored_plugins(&self) -> watch::Receiver<Arc<[StoredPlugin]>> {
         self.stored.subscribe()
+    }
+
+    /// Has the next change of the configured plugins clear the history of rooms that change their plugin.
+    pub(crate) fn clear_history_with_next_change(&self) {
+        self.clears_history.store(true, Ordering::Release);
     }
 
     /// Verifies versions with these keys from now on.

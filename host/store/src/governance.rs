@@ -34,6 +34,10 @@ pub struct Governance {
     /// concerned any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Vec<GovernedSlot>>,
+    /// The node that clears the history of the rooms that change their plugin, before the announced change takes
+    /// effect. If it is dead, another node does. `None`: the history stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_cleared_by: Option<String>,
     /// The names of plugins that operators are adding just now, so that nobody else adds one of the same name
     /// and mixes their versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -56,6 +60,10 @@ pub struct GovernedSlot {
     /// all have and nobody claims it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub declined: BTreeSet<String>,
+    /// Whether the version that is active on all nodes decides who may connect. A node on which the plugin has no
+    /// version admits nobody then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_connect_hook: bool,
     /// What operators have set for all nodes. `None` for a plugin of configuration files. A plugin that has this
     /// needs no claims: it stays until an operator removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,15 +151,35 @@ impl Governance {
         let revision = self.revision + 1;
         let reserved = self.reserved.clone();
         match changes_rooms {
-            true => Self { revision, slots: self.slots.clone(), announced: Some(slots), reserved },
-            false => Self { revision, slots, announced: None, reserved },
+            true => {
+                let announced = Some(slots);
+                Self { revision, slots: self.slots.clone(), announced, history_cleared_by: None, reserved }
+            }
+            false => Self { revision, slots, announced: None, history_cleared_by: None, reserved },
         }
     }
 
     /// The record after the announced change has taken effect.
     pub fn complete(&self) -> Self {
         let slots = self.announced.as_ref().unwrap_or(&self.slots).clone();
-        Self { revision: self.revision + 1, slots, announced: None, reserved: self.reserved.clone() }
+        let reserved = self.reserved.clone();
+        Self { revision: self.revision + 1, slots, announced: None, history_cleared_by: None, reserved }
+    }
+
+    /// The same record, of which this node clears the history of the rooms that change their plugin, if any do.
+    pub fn clearing_history(self, node: &str) -> Self {
+        let history_cleared_by = self.announced.is_some().then(|| node.to_owned());
+        Self { history_cleared_by, ..self }
+    }
+
+    /// The record with what is known of these plugins: whether the active version of each has a `connect` hook.
+    /// `None` if the record says so already.
+    pub fn with_connect_hooks(&self, known: &BTreeMap<String, bool>) -> Option<Self> {
+        let mut next = Self { revision: self.revision + 1, ..self.clone() };
+        for slot in &mut next.slots {
+            slot.has_connect_hook = known.get(&slot.name).copied().unwrap_or(slot.has_connect_hook);
+        }
+        (next.slots != self.slots).then_some(next)
     }
 
     /// All slots with the configured rooms. The configured ones are in the configured order, in the places
@@ -191,8 +219,20 @@ impl Governance {
 impl GovernedSlot {
     fn new(name: &str) -> Self {
         let (claimed, declined) = (BTreeMap::new(), BTreeSet::new());
-        Self { name: name.to_owned(), rooms: vec![], generation: 0, claimed, declined, stored: None }
+        Self {
+            name: name.to_owned(),
+            rooms: vec![],
+            generation: 0,
+            claimed,
+            declined,
+            has_connect_hook: false,
+            stored: None,
+        }
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[cfg(test)]
@@ -283,6 +323,29 @@ mod tests {
         assert_eq!(record.leave("a", &live("ab")).announced, Some(vec![]), "a has stopped");
         let alone = after(&[("a", "x=x")], "a");
         assert_eq!(shown(&alone.leave("a", &live("a")).slots), "x1=x", "nobody is left");
+    }
+
+    #[test]
+    fn the_record_says_which_plugins_decide_who_may_connect() {
+        let record = after(&[("a", "x=x y=y")], "ab");
+        let known = BTreeMap::from([("x".to_owned(), true), ("z".to_owned(), true)]);
+        let next = record.with_connect_hooks(&known).unwrap();
+        let hooks: Vec<_> = next.slots.iter().map(|slot| slot.has_connect_hook).collect();
+        assert_eq!((next.revision, hooks), (record.revision + 1, vec![true, false]));
+        assert_eq!(next.with_connect_hooks(&known), None);
+        let moved = reads(&next, "a", "y=y x=other", "ab").complete();
+        assert_eq!(moved.slots.iter().filter(|slot| slot.has_connect_hook).count(), 1, "it stays known");
+    }
+
+    #[test]
+    fn history_is_cleared_only_if_a_room_changes_its_plugin() {
+        let record = after(&[("a", "x=x")], "ab");
+        let cleared_by =
+            |configured: &str| reads(&record, "a", configured, "ab").clearing_history("a").history_cleared_by;
+        assert_eq!(cleared_by("x=other").as_deref(), Some("a"));
+        assert_eq!(cleared_by("x=x"), None);
+        let announced = reads(&record, "a", "x=other", "ab").clearing_history("a");
+        assert_eq!(announced.complete().history_cleared_by, None);
     }
 
     #[test]

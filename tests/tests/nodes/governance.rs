@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use switchyard_tests::{Answer, Live, Node, Redis, eventually, eventually_within, plugin, replace_file};
+use switchyard_tests::{Answer, KEY, Live, Node, Redis, eventually, eventually_within, plugin, replace_file};
 
 /// How long a change may take if a node is silent: its report has to expire.
 const SILENT_NODE_TIMEOUT: Duration = Duration::from_secs(40);
@@ -146,4 +146,44 @@ async fn a_plugin_is_removed_when_all_live_nodes_have_been_told_to() {
         is_governed(node, &Value::Null).await;
         assert_eq!(refused(node).await.as_deref(), Some("room_rejected"));
     }
+}
+
+/// Once, clients were let in by a node on which the plugin that decides who may connect was missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_connects_to_a_node_without_the_plugin_that_decides_who_may() {
+    let keeper = plugin("keeper", r#"["kept:*"]"#, "{}");
+    let redis = Redis::start().await;
+    let one = Node::start(&redis.url(), &keeper).await;
+    let two = Node::start(&redis.url(), "").await;
+    let with_key = json!({"auth": {"apiKey": KEY}});
+    let connect = async |node: &Node| Live::try_connect(&node.url, with_key.clone()).await;
+    let refused = async |node: &Node| {
+        let answer = eventually("a refusal", async || connect(node).await.err()).await;
+        let error = &answer["error"];
+        assert_eq!(
+            (&error["code"], error["retryAfter"].is_u64()),
+            (&json!("plugin_failed"), true),
+            "{answer}"
+        );
+        let expected = "plugin 'keeper', which decides who may connect, does not run on this node";
+        assert_eq!(error["message"], expected);
+    };
+    refused(&two).await;
+    let session = Live::connect(&one.url).await;
+    assert!(reasons(&two).await.contains("no client is admitted"), "{}", reasons(&two).await);
+    // A session is not taken over either.
+    let resume = json!({"auth": {"apiKey": KEY}, "session": session.token()});
+    assert!(Live::try_connect(&two.url, resume).await.is_err());
+    session.round_trip().await;
+
+    // The only node that has the plugin is gone, and one that starts later cannot load it.
+    let mut one = one;
+    one.process.kill().await;
+    let folder = Node::create_folder(&redis.url(), &keeper.replace("keeper.wasm", "missing.wasm"));
+    let three = Node::start_in(folder).await;
+    refused(&three).await;
+    refused(&two).await;
+    reconfigure(&three, "missing.wasm", "keeper.wasm");
+    eventually_within(SILENT_NODE_TIMEOUT, "a client", async || connect(&three).await.ok()).await;
+    refused(&two).await;
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_tests::{
-    Answer, Client, KEY, MORE_KEYS, Node, Proxy, Redis, Server, eventually, eventually_within, guest,
+    Answer, Client, KEY, MORE_KEYS, Node, Proxy, Redis, Server, eventually, eventually_within, guest, plugin,
     replace_file,
 };
 
@@ -381,4 +381,63 @@ async fn slow_uploads_of_code_complete_and_block_nothing() {
     runs(&three, &third).await;
     // The node that has just resumed may check whether it has to write anything.
     nothing_on_its_way().await;
+}
+
+/// Once, only the node of the publisher knew who it was. On the others, such messages quarantined the whole room.
+#[tokio::test]
+async fn a_message_that_makes_a_plugin_fail_counts_against_its_publisher_on_every_node() {
+    let redis = Redis::start().await;
+    let hostile = plugin("hostile", r#"["bad:*"]"#, "{}") + &Server::more_keys();
+    let one = Node::start(&redis.url(), &hostile).await;
+    let two = Node::start(&redis.url(), &hostile).await;
+    let connect =
+        async |node: &Node, key: &str| Client::connect_at(&node.url, json!({"auth": {"apiKey": key}})).await;
+    let [mallory, alice, bob] = MORE_KEYS;
+    let mut members = [connect(&two, alice).await, connect(&two, bob).await];
+    for (n, member) in members.iter_mut().enumerate() {
+        member.subscribe(json!([{"room": "bad:a", "filter": {"n": n}}])).await;
+    }
+    let mut publisher = connect(&one, mallory).await;
+    let poison = json!({"do": "panic", "in": "matches"});
+    for offset in 2..=9 {
+        publisher.publish("bad:a", poison.clone()).await;
+        for member in &mut members {
+            assert_eq!(member.expect("gap").await["offset"], offset);
+        }
+    }
+    let hostile = two.get("/v1/plugins/hostile").await;
+    assert_eq!(hostile["failures"]["panic"].as_u64().map(|panics| panics < 8 * 3), Some(true), "{hostile}");
+    assert_eq!(
+        (&hostile["state"], &hostile["principals_quarantined"]),
+        (&json!("active"), &json!(1)),
+        "{hostile}"
+    );
+    let mut other = connect(&one, alice).await;
+    other.publish("bad:a", json!({"n": 1})).await;
+    for member in &mut members {
+        assert_eq!(member.expect("message").await["data"], json!({"n": 1}));
+    }
+}
+
+/// Once, only the memory store knew what it had stored, and with Redis a repetition took from a bucket again.
+#[tokio::test]
+async fn a_repetition_that_the_node_has_stored_is_answered_without_asking_the_plugin() {
+    let redis = Redis::start().await;
+    let keeper = plugin("keeper", r#"["kept:*"]"#, "{}");
+    let [one, two] = [Node::start(&redis.url(), &keeper).await, Node::start(&redis.url(), &keeper).await];
+    let request =
+        json!({"type": "publish", "room": "kept:a", "data": {"take": "wallet", "burst": 1}, "key": "k"});
+    let mut publisher = one.client().await;
+    let first = publisher.ask(request.clone()).await;
+    assert_eq!(first["duplicate"], Value::Null, "{first}");
+    let calls = async |node: &Node| node.get("/v1/plugins/keeper").await["calls"]["publish.check"][0].clone();
+    for _ in 0..2 {
+        let again = publisher.ask(request.clone()).await;
+        assert_eq!((&again["offset"], &again["duplicate"]), (&first["offset"], &json!(true)), "{again}");
+    }
+    assert_eq!(calls(&one).await, 1);
+    // Another node does not know it, so it asks. Redis does.
+    let again = two.client().await.ask(request).await;
+    assert_eq!((&again["offset"], &again["duplicate"]), (&first["offset"], &json!(true)), "{again}");
+    assert_eq!(calls(&two).await, 1);
 }

@@ -406,3 +406,39 @@ async fn a_reload_can_be_tried_before_it_is_made() {
     let removed = member.wait_for_frame("removed", |frame| frame["type"] == "unsubscribed").await;
     assert_eq!(removed["results"][0]["error"]["code"], "filter_invalid", "{removed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_of_rooms_that_change_their_plugin_is_cleared_if_the_operator_wants_that() {
+    let redis = Redis::start().await;
+    let [one, two] = [Node::start(&redis.url(), "").await, Node::start(&redis.url(), "").await];
+    let member = Live::connect(&two.url).await;
+    member.subscribe(json!(["tvl", "prices"])).await;
+    let publisher = Live::connect(&one.url).await;
+    let publish = async |room: &str| {
+        publisher.ask(json!({"type": "publish", "room": room, "data": {"change": 1}})).await
+    };
+    // In `empty`, nobody is a member.
+    for room in ["tvl", "prices", "empty"] {
+        publish(room).await;
+    }
+    let held = async |room: &str| {
+        let history = Live::connect(&two.url).await.ask(json!({"type": "history", "room": room})).await;
+        history["messages"].as_array().unwrap_or_else(|| panic!("{history}")).len()
+    };
+    member.message("tvl", 1).await;
+    stage(&one, NAME).await;
+    let slot = json!({"rooms": ["tvl", "empty"]});
+    let (status, added) = put_slot(&one, NAME, "?clear_history=true", slot).await;
+    assert_eq!(status, 200, "{added}");
+    member.wait_for_frame("a gap", |frame| frame["type"] == "gap" && frame["room"] == "tvl").await;
+    for (room, expected) in [("tvl", 0), ("empty", 0), ("prices", 1)] {
+        assert_eq!(held(room).await, expected, "{room}");
+    }
+    assert_eq!(publish("tvl").await["offset"], 2, "{added}");
+    member.message("tvl", 2).await;
+    assert_eq!(held("tvl").await, 1);
+    // Without the wish, it stays.
+    let (status, removed) = call(&two, "DELETE", "/v1/plugins/thresholds?open=true", "").await;
+    assert_eq!(status, 200, "{removed}");
+    assert_eq!(held("tvl").await, 1);
+}

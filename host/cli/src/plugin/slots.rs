@@ -99,6 +99,9 @@ struct ChangeArgs {
     /// Allow that rooms are left without a plugin and open to everybody
     #[arg(long)]
     open: bool,
+    /// Empty the history of the rooms that change their plugin; members are told a gap
+    #[arg(long)]
+    clear_history: bool,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -213,13 +216,11 @@ async fn put(
 }
 
 impl ChangeArgs {
-    fn query(&self) -> &'static str {
-        match (self.dry_run, self.open) {
-            (true, true) => "?dry_run=true&open=true",
-            (true, false) => "?dry_run=true",
-            (false, true) => "?open=true",
-            (false, false) => "",
-        }
+    fn query(&self) -> String {
+        let flags = [("dry_run", self.dry_run), ("open", self.open), ("clear_history", self.clear_history)];
+        let given: Vec<_> =
+            flags.iter().filter(|(_, is_given)| *is_given).map(|(flag, _)| format!("{flag}=true")).collect();
+        if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
     }
 }
 

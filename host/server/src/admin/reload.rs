@@ -3,14 +3,14 @@
 use super::{
     api::{Api, ApiResult, Caller},
     query::QueryParameters,
-    reload_requests::ReloadReport,
+    reload_requests::{ReloadOptions, ReloadReport},
 };
 use axum::{Json, extract::State};
 use serde::Deserialize;
 use std::sync::Arc;
 use switchyard_store::key::Scope;
 
-/// `?dry_run=true&confirm=true`
+/// `?dry_run=true&confirm=true&clear_history=true`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReloadQuery {
@@ -20,6 +20,9 @@ pub(super) struct ReloadQuery {
     /// Apply what would need a second SIGHUP.
     #[serde(default)]
     confirm: bool,
+    /// Whether rooms that change their plugin lose their history.
+    #[serde(default)]
+    clear_history: bool,
 }
 
 impl QueryParameters for ReloadQuery {}
@@ -29,6 +32,7 @@ pub(super) async fn reload(
     caller: Caller<ReloadQuery>,
 ) -> ApiResult<ReloadReport> {
     caller.require(Scope::Admin, "reload the configuration")?;
-    let ReloadQuery { dry_run, confirm } = caller.query()?;
-    Ok(Json(api.reload.request(*dry_run, *confirm).await?))
+    let ReloadQuery { dry_run, confirm: is_confirmed, clear_history: clears_history } = *caller.query()?;
+    let options = ReloadOptions { dry_run, is_confirmed, clears_history };
+    Ok(Json(api.reload.request(options).await?))
 }

@@ -17,11 +17,18 @@ pub(crate) struct ReloadHandle(mpsc::Sender<ReloadRequest>);
 
 /// A request to read the configuration.
 pub(crate) struct ReloadRequest {
+    pub options: ReloadOptions,
+    pub reply: oneshot::Sender<Result<ReloadReport, Refusal>>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct ReloadOptions {
     /// Whether only to tell what would change.
     pub dry_run: bool,
     /// Whether to apply what would need a second SIGHUP, such as the removal of all plugins.
     pub is_confirmed: bool,
-    pub reply: oneshot::Sender<Result<ReloadReport, Refusal>>,
+    /// Whether rooms that change their plugin lose their history.
+    pub clears_history: bool,
 }
 
 /// What reading the configuration changed or, in a dry run, would change.
@@ -47,9 +54,9 @@ impl ReloadHandle {
     }
 
     /// Reads the configuration, or tells what would change.
-    pub(crate) async fn request(&self, dry_run: bool, is_confirmed: bool) -> Result<ReloadReport, Refusal> {
+    pub(crate) async fn request(&self, options: ReloadOptions) -> Result<ReloadReport, Refusal> {
         let (reply, report) = oneshot::channel();
-        self.0.try_send(ReloadRequest { dry_run, is_confirmed, reply }).map_err(|error| match error {
+        self.0.try_send(ReloadRequest { options, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Closed(_) => stopping(),
             mpsc::error::TrySendError::Full(_) => {
                 let message = "other reloads are waiting already; try again later";

@@ -19,13 +19,16 @@ use switchyard_process::file::without_bom;
 use switchyard_protocol::{Refusal, room::RoomPattern};
 use switchyard_store::{MAX_SETTINGS_BYTES, key::Scope};
 
-/// `?open=true&dry_run=true`
+/// `?open=true&clear_history=true&dry_run=true`
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SlotQuery {
     /// Whether rooms may be left without a plugin and open.
     #[serde(default)]
     open: bool,
+    /// Whether rooms that change their plugin lose their history.
+    #[serde(default)]
+    clear_history: bool,
     /// Only tell what would change.
     #[serde(default)]
     dry_run: bool,
@@ -42,9 +45,10 @@ pub(super) async fn change(
 ) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "change plugins")?;
     let Path(name) = name?;
-    let SlotQuery { open, dry_run } = *caller.query()?;
+    let SlotQuery { open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
     let body = body.read(&api, &caller, MAX_SETTINGS_BYTES).await?;
-    let change = SlotChange { opens_rooms: open, by: key.principal.to_string(), ..parse(name, &body)? };
+    let by = key.principal.to_string();
+    let change = SlotChange { opens_rooms, clears_history, by, ..parse(name, &body)? };
     if dry_run {
         return Ok(json_response(to_json(api.rollout.preview_slot_change(change).await?)));
     }
@@ -60,12 +64,13 @@ pub(super) async fn remove(
 ) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "remove plugins")?;
     let Path(name) = name?;
-    let SlotQuery { open: opens_rooms, dry_run } = *caller.query()?;
+    let SlotQuery { open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
     if dry_run {
         return Ok(json_response(to_json(api.rollout.preview_removal(&name).await?)));
     }
     let by = key.principal.to_string();
-    let removed = api.rollout.remove_plugin(SlotRemoval { name: name.clone(), opens_rooms, by }).await?;
+    let removal = SlotRemoval { name: name.clone(), opens_rooms, clears_history, by };
+    let removed = api.rollout.remove_plugin(removal).await?;
     let (values, bytes) = (removed.values, removed.bytes);
     let answer = json!({"name": name, "state": "removed", "shared_values": values, "shared_bytes": bytes});
     Ok(json_response(answer.to_string()))
@@ -102,6 +107,7 @@ fn parse(name: String, body: &[u8]) -> Result<SlotChange, Refusal> {
         settings,
         revision: revision.transpose()?,
         opens_rooms: false,
+        clears_history: false,
         by: String::new(),
     })
 }

@@ -10,7 +10,7 @@ use super::{
     stopping,
 };
 use crate::key::Key;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -37,6 +37,8 @@ pub(super) struct ConnectAuthorizer {
     governor_count: Arc<AtomicUsize>,
     /// The names of the headers that these plugins see.
     headers: Arc<ArcSwap<Vec<String>>>,
+    /// The answer to everybody, while a plugin that must be asked does not run here.
+    refusal: ArcSwapOption<Refusal>,
 }
 
 enum AuthorizerRequest {
@@ -53,7 +55,13 @@ struct ConnectGovernors(BTreeMap<SlotId, (CompiledVersion, Governor)>);
 impl Hub {
     /// Whether a plugin has a connect hook.
     pub(crate) fn has_connect_hook(&self) -> bool {
-        self.connect_authorizer.has_governors()
+        self.connect_authorizer.has_governors() || self.connect_authorizer.refusal.load().is_some()
+    }
+
+    /// Answers this to every client that connects, or asks the plugins again. Returns whether this is a change.
+    pub(crate) fn refuse_connections(&self, refusal: Option<Refusal>) -> bool {
+        let before = self.connect_authorizer.refusal.swap(refusal.clone().map(Arc::new));
+        before.as_deref() != refusal.as_ref()
     }
 
     /// The names of the headers that some plugin's connect hook sees, in lower case.
@@ -102,7 +110,13 @@ fn takeover_queue_full(key: &Key, full: QueueFull) -> Refusal {
 
 impl ConnectAuthorizer {
     pub(super) fn new(vitals: VitalTasks) -> Self {
-        Self { requests: OnceLock::new(), vitals, governor_count: Arc::default(), headers: Arc::default() }
+        Self {
+            requests: OnceLock::new(),
+            vitals,
+            governor_count: Arc::default(),
+            headers: Arc::default(),
+            refusal: ArcSwapOption::empty(),
+        }
     }
 
     /// Starts the thread. It ends with the last sender.
@@ -144,6 +158,9 @@ impl ConnectAuthorizer {
 
     /// Asks all plugins that have a connect hook. Returns the narrowest of their limits.
     pub(super) async fn authorize(&self, connect: ConnectRequest) -> Result<Limits, Refusal> {
+        if let Some(refusal) = &*self.refusal.load() {
+            return Err(Refusal::clone(refusal));
+        }
         if !self.has_governors() {
             return Ok(Limits::default());
         }

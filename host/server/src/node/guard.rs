@@ -18,6 +18,8 @@ pub(crate) enum ReloadCause {
     Call {
         /// Whether the operator has confirmed what the configuration would remove.
         is_confirmed: bool,
+        /// Whether rooms that change their plugin lose their history.
+        clears_history: bool,
     },
 }
 
@@ -57,14 +59,14 @@ impl Guard {
         digest: [u8; 32],
         cause: ReloadCause,
     ) -> Result<(), UnconfirmedLoss> {
-        if let ReloadCause::Call { is_confirmed: false } = cause
+        if let ReloadCause::Call { is_confirmed: false, .. } = cause
             && !losses.is_empty()
         {
             let hint = "to confirm, repeat the call with confirm=true";
             return Err(UnconfirmedLoss { losses: losses.join(" and "), hint });
         }
         let is_requested = self.requested.take().is_some_and(|requested| requested == digest);
-        let is_confirmed = cause == ReloadCause::Call { is_confirmed: true };
+        let is_confirmed = matches!(cause, ReloadCause::Call { is_confirmed: true, .. });
         if losses.is_empty() || is_confirmed || (is_requested && cause == ReloadCause::Sighup) {
             return Ok(());
         }
@@ -101,7 +103,7 @@ mod tests {
         check(&[(1, FileChange, false), (1, FileChange, false), (1, Sighup, false), (1, Sighup, true)]);
         check(&[(1, Sighup, false), (1, FileChange, false), (1, Sighup, true)]);
         check(&[(1, Sighup, false), (2, Sighup, false), (1, Sighup, false), (1, Sighup, true)]);
-        let call = |is_confirmed| Call { is_confirmed };
+        let call = |is_confirmed| Call { is_confirmed, clears_history: false };
         check(&[(1, call(false), false), (1, call(false), false), (1, Sighup, false), (1, call(true), true)]);
         check(&[(1, call(true), true), (1, Sighup, false)]);
         check(&[(1, Sighup, false), (2, FileChange, false), (1, FileChange, false), (1, Sighup, false)]);

@@ -11,7 +11,7 @@ use super::{
     watcher::FileReader,
 };
 use crate::{
-    admin::{ReloadReport, ReloadRequest, Status},
+    admin::{ReloadOptions, ReloadReport, ReloadRequest, Status},
     blocking::THREAD_RETRY_DELAY,
     config::Config,
     hub::conflict,
@@ -187,6 +187,9 @@ impl Reloader {
                     changes.push("keys and tiers".to_owned());
                 }
                 self.report_restart_needed(&config);
+                if matches!(cause, ReloadCause::Call { clears_history: true, .. }) {
+                    self.rollout.clear_history_with_next_change();
+                }
                 changes.extend(self.apply_plugins(config));
                 log_changes(&changes, cause);
             }
@@ -208,7 +211,8 @@ impl Reloader {
 
     /// Answers a request of an operator.
     async fn handle(&mut self, source: &ConfigSource, request: ReloadRequest) {
-        let ReloadRequest { dry_run, is_confirmed, reply } = request;
+        let ReloadRequest { options, reply } = request;
+        let ReloadOptions { dry_run, is_confirmed, clears_history } = options;
         let Some(file) = source.file().map(Path::to_owned) else {
             let message = "this node has no configuration file: start it with --config FILE";
             reply.send(Err(conflict(message.to_owned()))).ok();
@@ -216,7 +220,8 @@ impl Reloader {
         };
         if !dry_run {
             tracing::info!("an operator asks: reloading configuration, keys, certificate and plugins");
-            let changed = self.reload(source, ReloadCause::Call { is_confirmed }).await.map_err(conflict);
+            let cause = ReloadCause::Call { is_confirmed, clears_history };
+            let changed = self.reload(source, cause).await.map_err(conflict);
             let report = |changes| ReloadReport {
                 dry_run,
                 changes,

@@ -3,6 +3,7 @@
 //! rooms of this node is in `governance/applied.rs`. Does not decide which plugins this node has.
 
 mod applied;
+mod connect_hooks;
 
 use super::{NodeReport, Rollout, slot::PluginSlot};
 use crate::hub::{SlotId, SlotRooms, unavailable};
@@ -79,12 +80,13 @@ impl GovernanceState {
 
 impl Rollout {
     /// Makes these slots the plugins of this node, records them, and returns when all nodes govern their rooms
-    /// accordingly. Waits for the store as long as it takes; `show_status` is called with what is being waited
-    /// for.
+    /// accordingly. With `clears_history`, rooms that change their plugin lose their history. Waits for the store as
+    /// long as it takes; `show_status` is called with what is being waited for.
     pub(super) async fn govern(
         self: &Arc<Self>,
         slots: Vec<Arc<PluginSlot>>,
         configs: &[PluginConfig],
+        clears_history: bool,
         show_status: impl Fn(&str),
     ) {
         let mine = self.node_plugins(configs);
@@ -98,7 +100,7 @@ impl Rollout {
         loop {
             let governed = {
                 let _following = self.governance.lock.lock().await;
-                self.try_govern(&mine).await
+                self.try_govern(&mine, clears_history).await
             };
             match governed {
                 Ok(true) => return,
@@ -124,7 +126,11 @@ impl Rollout {
     }
 
     /// Returns whether the plugins are recorded and no change is under way. The caller holds the lock.
-    async fn try_govern(self: &Arc<Self>, mine: &NodePlugins) -> Result<bool, Unavailable> {
+    async fn try_govern(
+        self: &Arc<Self>,
+        mine: &NodePlugins,
+        clears_history: bool,
+    ) -> Result<bool, Unavailable> {
         let began = Instant::now();
         // So that nobody changes anything without this node's confirmation, from before the record is read.
         if let Err(error) = self.send_report().await {
@@ -134,7 +140,10 @@ impl Rollout {
         let mut record = self.follow_governance().await?;
         while record.announced.is_none() && !self.governance.known().is_recorded {
             let (live, _) = self.live_nodes().await?;
-            let next = record.configure(mine, &live);
+            let mut next = record.configure(mine, &live);
+            if clears_history {
+                next = next.clearing_history(self.node());
+            }
             let is_same = next.announced.is_none() && next.slots == record.slots;
             let is_recorded =
                 is_same || self.governance_registry().replace_governance(record.revision, &next).await?;
@@ -149,6 +158,8 @@ impl Rollout {
         let _following = self.governance.lock.lock().await;
         let record = self.follow_governance().await.map_err(unavailable)?;
         self.renew_claims(&record).await.map_err(unavailable)?;
+        self.record_connect_hooks(&record).await.map_err(unavailable)?;
+        self.apply_connect_hooks();
         Ok(record)
     }
 
@@ -226,8 +237,9 @@ impl Rollout {
                     self.governance.known().confirmed = record.revision;
                     self.send_report().await?;
                 }
-                let (_, is_confirmed) = self.live_nodes().await?;
+                let (live, is_confirmed) = self.live_nodes().await?;
                 if is_confirmed(record.revision)
+                    && self.is_history_cleared(&record, &live)
                     && self
                         .governance_registry()
                         .replace_governance(record.revision, &record.complete())

@@ -3,7 +3,7 @@
 
 use super::{Rollout, deploy::FILE_READ_TIMEOUT, log_set_change, slot::PluginSlot};
 use crate::hub::stopping;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 use switchyard_plugin::PluginConfig;
 use switchyard_protocol::{ErrorCode, Refusal};
 
@@ -33,6 +33,7 @@ impl Rollout {
 
     async fn change_set(self: Arc<Self>, configs: &[PluginConfig]) -> PluginSetChange {
         let _changing = self.set_lock.lock().await;
+        let clears_history = self.clears_history.swap(false, Ordering::AcqRel);
         let before = self.configured.load_full();
         let unchanged = before.iter().zip(configs).all(|(slot, config)| {
             let now = slot.config.load();
@@ -72,7 +73,7 @@ impl Rollout {
             log_set_change(slot, &before, config);
             slot.set_rooms(&config.rooms);
         }
-        self.govern(next, configs, |_| ()).await;
+        self.govern(next, configs, clears_history, |_| ()).await;
         for slot in removed {
             self.hub.remove_slot(slot.id).await;
             tracing::info!(target: super::AUDIT_TARGET, plugin = slot.name(), "plugin removed");

@@ -35,7 +35,7 @@ impl Rollout {
         // Rooms of plugins without a version are closed from now on, and those of plugins that only other nodes
         // have.
         let configs: Vec<_> = slots.iter().map(|slot| slot.config()).collect();
-        self.govern(slots.to_vec(), &configs, &show_status).await;
+        self.govern(slots.to_vec(), &configs, false, &show_status).await;
         while !self.prepare_stored_plugins(&self.governance.record().slots) {
             show_status("plugins of the store are being loaded");
             tokio::time::sleep(PREPARING_POLL_INTERVAL).await;
@@ -63,6 +63,7 @@ impl Rollout {
                 }
             }
         }
+        self.apply_connect_hooks();
         is_retryable
     }
 

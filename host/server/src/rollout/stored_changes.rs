@@ -30,6 +30,8 @@ pub(crate) struct SlotChange {
     pub revision: Option<u64>,
     /// Whether rooms may be left without a plugin and open.
     pub opens_rooms: bool,
+    /// Whether rooms that change their plugin lose their history.
+    pub clears_history: bool,
     pub by: String,
 }
 
@@ -38,6 +40,8 @@ pub(crate) struct SlotRemoval {
     pub name: String,
     /// Whether rooms may be left without a plugin and open.
     pub opens_rooms: bool,
+    /// Whether rooms that change their plugin lose their history.
+    pub clears_history: bool,
     pub by: String,
 }
 
@@ -144,11 +148,14 @@ impl Rollout {
     }
 
     async fn try_remove_plugin(self: Arc<Self>, removal: SlotRemoval) -> Result<RemovedValues, Refusal> {
-        let SlotRemoval { name, opens_rooms, by } = &removal;
+        let SlotRemoval { name, opens_rooms, clears_history, by } = &removal;
         let revision = loop {
             let record = self.settled_record_of_store().await?;
             let (live, _) = self.live_nodes().await.map_err(unavailable)?;
-            let next = record.remove(name, &live).map_err(slot_conflict)?;
+            let mut next = record.remove(name, &live).map_err(slot_conflict)?;
+            if *clears_history {
+                next = next.clearing_history(self.governance.node());
+            }
             self.check_opened_rooms(&record, &next, *opens_rooms)?;
             if self.replace_record(&record, &next).await? {
                 break next.revision;
@@ -221,7 +228,7 @@ impl Rollout {
             .put_stored(&change.name, &change.rooms, stored, seen, token, &live)
             .map_err(slot_conflict)?;
         self.check_opened_rooms(record, &next, change.opens_rooms)?;
-        Ok(next)
+        Ok(if change.clears_history { next.clearing_history(self.governance.node()) } else { next })
     }
 
     /// Records this change. Returns the revision.

@@ -111,6 +111,16 @@ impl Rollout {
         }
     }
 
+    /// What this node does without a plugin that governs these rooms.
+    fn what_is_closed(&self, slot: &GovernedSlot) -> &'static str {
+        match self.lacks_connect_hook(slot) {
+            true => {
+                "its rooms are closed here, and no client is admitted, because it decides who may connect"
+            }
+            false => "its rooms are closed here",
+        }
+    }
+
     /// How the plugins of this node differ from the record, one sentence each.
     pub(crate) fn governance_drift(&self) -> Vec<String> {
         let record = self.governance.record();
@@ -122,11 +132,13 @@ impl Rollout {
                 None if slot.stored.is_some() => {
                     let reason = self.settings_error(slot).unwrap_or_else(|| "it is being loaded".to_owned());
                     Some(format!(
-                        "plugin '{name}' of the store does not run here: {reason}; its rooms are closed here"
+                        "plugin '{name}' of the store does not run here: {reason}; {}",
+                        self.what_is_closed(slot)
                     ))
                 }
                 None => Some(format!(
-                    "plugin '{name}' governs rooms on other nodes and is not configured here; its rooms are closed here"
+                    "plugin '{name}' governs rooms on other nodes and is not configured here; {}",
+                    self.what_is_closed(slot)
                 )),
                 Some(own) if own.config().rooms != slot.rooms => Some(format!(
                     "plugin '{name}' governs other rooms than those in the configuration of this node"

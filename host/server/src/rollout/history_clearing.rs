@@ -1,0 +1,98 @@
+//! Clears the history of rooms that change their plugin, if an operator wants that: it may hold what the new plugin would
+//! not have let through. Does not decide which rooms change.
+
+use super::{AUDIT_TARGET, Rollout};
+use futures_util::future::try_join_all;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use switchyard_process::lock::LockExt;
+use switchyard_protocol::room::{RoomKind, RoomName};
+use switchyard_store::{Governance, GovernedSlot, Unavailable};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How many rooms are read from the directory at a time.
+const PAGE_ROOMS: usize = 1000;
+/// How many rooms are cleared at a time.
+const CONCURRENT_ROOMS: usize = 64;
+
+/// The history that an announced change clears.
+pub(super) struct HistoryClearing {
+    /// The revision of the record that announces it.
+    revision: u64,
+    is_done: Arc<AtomicBool>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Rollout {
+    /// Whether the announced change may take effect as far as its history is concerned. If it is this node's turn to
+    /// clear it, this starts that in the background: call this again. All nodes have closed the rooms by now, so
+    /// nothing is added to them meanwhile.
+    pub(super) fn is_history_cleared(
+        self: &Arc<Self>,
+        record: &Arc<Governance>,
+        live: &BTreeSet<String>,
+    ) -> bool {
+        let Some(clearer) = &record.history_cleared_by else { return true };
+        let node = self.governance.node();
+        let is_successor = || !live.contains(clearer) && live.first().is_some_and(|first| first == node);
+        if clearer != node && !is_successor() {
+            return false;
+        }
+        let mut clearing = self.clearing.locked();
+        if let Some(known) = clearing.as_ref().filter(|known| known.revision == record.revision) {
+            if known.is_done.load(Ordering::Acquire) {
+                return true;
+            }
+            if !known.task.is_finished() {
+                return false;
+            }
+        }
+        let (rollout, record, is_done) = (self.clone(), record.clone(), Arc::new(AtomicBool::new(false)));
+        let (revision, done) = (record.revision, is_done.clone());
+        let clear = async move {
+            match rollout.clear_history(&record).await {
+                Ok(rooms) => {
+                    tracing::info!(target: AUDIT_TARGET, rooms, "history of rooms cleared");
+                    done.store(true, Ordering::Release);
+                }
+                Err(error) => tracing::warn!(%error, "the history of rooms cannot be cleared yet"),
+            }
+        };
+        *clearing =
+            Some(HistoryClearing { revision, is_done, task: AbortOnDropHandle::new(tokio::spawn(clear)) });
+        false
+    }
+
+    /// Returns how many rooms had messages.
+    async fn clear_history(&self, record: &Governance) -> Result<usize, Unavailable> {
+        let next = record.announced.as_ref().unwrap_or(&record.slots);
+        let store = &self.hub.store;
+        let (mut after, mut cleared) = (String::new(), 0);
+        loop {
+            let page = store.rooms.list(&after, PAGE_ROOMS).await?;
+            let Some(last) = page.last() else { return Ok(cleared) };
+            after = last.room.to_string();
+            let with_history = page.iter().filter(|room| room.messages > 0);
+            let rooms = with_history.filter_map(|room| RoomName::parse(&room.room).ok());
+            let changes = |room: &RoomName| {
+                room.kind() == RoomKind::Ordinary && governor(&record.slots, room) != governor(next, room)
+            };
+            let rooms: Vec<_> = rooms.filter(changes).collect();
+            for rooms in rooms.chunks(CONCURRENT_ROOMS) {
+                try_join_all(rooms.iter().map(|room| store.broker.clear_history(room))).await?;
+            }
+            cleared += rooms.len();
+        }
+    }
+}
+
+/// The plugin that governs a room.
+fn governor<'a>(slots: &'a [GovernedSlot], room: &str) -> Option<&'a str> {
+    let slot = slots.iter().find(|slot| slot.rooms.iter().any(|pattern| pattern.matches(room)));
+    slot.map(|slot| &*slot.name)
+}
