@@ -8,7 +8,7 @@ use super::filters::{FilterId, Plan};
 use super::governor::{Governor, OnFailure};
 use super::hook_types::Rejection;
 use super::instance::Instance;
-use super::shadow::{MirroredCall, MirroredMessage};
+use super::mirrored_call::{MirroredCall, MirroredMessage};
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;

@@ -11,7 +11,8 @@ use super::hook_types::{
     UncompiledGrant, Verdict,
 };
 use super::load::Hooks;
-use super::shadow::{MirroredCall, PublishCall, SubscribeCall};
+use super::mirrored_call::{MirroredCall, PublishCall, SubscribeCall};
+use super::shadow::ShadowCall;
 use bytesize::ByteSize;
 use std::time::Instant;
 use switchyard_protocol::room::MAX_NAME_BYTES;
@@ -43,7 +44,7 @@ impl Governor {
     /// Copies a call to the candidate and to the recording, if there are any.
     pub(super) fn mirror(&self, call: impl Fn(&Self) -> MirroredCall) {
         if let Some(mirror) = &self.mirror {
-            mirror.send(call(self));
+            mirror.send(ShadowCall::Mirrored(call(self)));
         }
         self.plugin().recorder().record(|| call(self));
     }

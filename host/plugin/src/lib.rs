@@ -44,6 +44,8 @@ mod item_limits;
 mod load;
 mod log;
 mod metrics;
+mod mirrored_call;
+mod observed_call;
 mod recorded_call;
 mod recorder;
 mod replayer;

@@ -2,7 +2,7 @@
 //! recorded on a node and replayed by an author.
 
 use super::hook_types::{ConnectRequest, Counts, Limits, Principal, Rejection, Verdict, Via};
-use super::shadow::{MirroredCall, MirroredMessage, PublishCall};
+use super::mirrored_call::{MirroredCall, MirroredMessage, PublishCall, SubscribeCall};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
@@ -130,7 +130,7 @@ impl RecordedCall {
                 (Question::Room(RoomQuestion { principal, room }), room_answer(answer))
             }
             MirroredCall::Subscribe(call) => {
-                let super::shadow::SubscribeCall { principal, room, filter, counts, answer } = *call;
+                let SubscribeCall { principal, room, filter, counts, answer } = *call;
                 let filter = filter.and_then(|filter| to_line(filter.into_bytes()));
                 (
                     Question::Subscribe(SubscribeQuestion { principal, room, filter, counts }),

@@ -2,8 +2,8 @@
 //! neither how long to record nor for whom.
 
 use super::load::Plugin;
+use super::mirrored_call::MirroredCall;
 use super::recorded_call::RecordedCall;
-use super::shadow::MirroredCall;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use switchyard_process::lock::LockExt;
@@ -120,7 +120,7 @@ impl Drop for Recording {
 
 #[cfg(test)]
 mod tests {
-    use super::super::shadow::MirroredMessage;
+    use super::super::mirrored_call::MirroredMessage;
     use super::*;
 
     fn recorder() -> (Recorder, mpsc::Receiver<QueuedCall>, Arc<Usage>) {

@@ -3,10 +3,12 @@
 
 use super::filters::FilterId;
 use super::governor::Governor;
-use super::hook_types::{
-    ConnectRequest, Counts, Limits, Principal, PublishRequest, Rejection, RejectionCode, Verdict, Via, clip,
-};
+use super::hook_types::{Limits, Rejection, RejectionCode, Verdict, clip};
 use super::load::Plugin;
+use super::mirrored_call::{
+    MAX_SHOWN_BYTES, MirroredCall, MirroredMessage, PublishCall, SubscribeCall, excerpt,
+};
+use super::observed_call::{ALLOWED, ObservedCall};
 use super::status::PluginStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,9 +23,8 @@ const QUEUE_CAPACITY: usize = 256;
 /// How many differences are kept for each hook: the newest.
 const MAX_DIFFERENCES: usize = 10;
 
-/// How many filters a difference names, and how many bytes of a message or an answer it shows.
+/// How many filters a difference names.
 const MAX_SHOWN_FILTERS: usize = 5;
-const MAX_SHOWN_BYTES: usize = 1024;
 
 /// The candidate keeps this many filters, plus twice the number of those in use, before it releases all of
 /// them.
@@ -41,42 +42,15 @@ pub struct Shadow {
 /// The queue into which a governor puts copies of its calls and their answers.
 #[derive(Clone)]
 pub struct Mirror {
-    calls: SyncSender<MirroredCall>,
+    calls: SyncSender<ShadowCall>,
     report: Arc<Mutex<ComparisonReport>>,
 }
 
-/// A call to the active version, and its answer.
-pub(super) enum MirroredCall {
-    Connect(ConnectRequest, Result<Limits, Rejection>),
-    /// The principal, the room's name, and the canonical name.
-    Room(String, String, Result<Option<String>, Rejection>),
-    Subscribe(Box<SubscribeCall>),
-    Publish(Box<PublishCall>),
-    /// The message, and the canonical form of each filter with its result.
-    Deliver(MirroredMessage, Vec<(Arc<str>, bool)>),
-}
-
-pub(super) struct SubscribeCall {
-    pub principal: Principal,
-    pub room: String,
-    pub filter: Option<String>,
-    pub counts: Counts,
-    /// The filter in canonical form, and the limits.
-    pub answer: Result<(Option<String>, Limits), Rejection>,
-}
-
-pub(super) struct PublishCall {
-    pub principal: Principal,
-    pub message: MirroredMessage,
-    pub via: Via,
-    pub idempotency_key: Option<String>,
-    pub answer: Result<Verdict, Rejection>,
-}
-
-pub(super) struct MirroredMessage {
-    pub room: String,
-    pub event: String,
-    pub data: Vec<u8>,
+/// What a candidate is shown.
+pub(super) enum ShadowCall {
+    Mirrored(MirroredCall),
+    /// A call that was decided without its plugin.
+    Observed(Box<ObservedCall>),
 }
 
 /// How a candidate compares to the active version.
@@ -151,7 +125,7 @@ impl Shadow {
 impl Mirror {
     /// Never blocks: if the queue is full, the call is skipped and counted. If the candidate's thread has
     /// panicked, the call counts as failed.
-    pub(super) fn send(&self, call: MirroredCall) {
+    pub(super) fn send(&self, call: ShadowCall) {
         let Err(error) = self.calls.try_send(call) else { return };
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         match error {
@@ -161,42 +135,11 @@ impl Mirror {
     }
 }
 
-impl MirroredCall {
-    /// About how many bytes it has.
-    pub(super) fn size(&self) -> usize {
-        let content = match self {
-            Self::Connect(request, _) => {
-                request.principal.id.len() + request.origin.as_ref().map_or(0, String::len)
-            }
-            Self::Room(principal, room, _) => principal.len() + room.len(),
-            Self::Subscribe(call) => {
-                let canonical = call.answer.as_ref().ok().and_then(|(filter, _)| filter.as_ref());
-                call.room.len()
-                    + [call.filter.as_ref(), canonical].into_iter().flatten().map(String::len).sum::<usize>()
-            }
-            Self::Publish(call) => {
-                let replacement = if let Ok(Verdict::Replace(data)) = &call.answer { data.len() } else { 0 };
-                let key = call.idempotency_key.as_ref().map_or(0, String::len);
-                size_of::<PublishCall>() + call.message.size() + call.principal.id.len() + key + replacement
-            }
-            Self::Deliver(message, results) => {
-                message.size()
-                    + results
-                        .iter()
-                        .map(|(filter, _)| size_of::<(Arc<str>, bool)>() + filter.len())
-                        .sum::<usize>()
-            }
-        };
-        size_of::<Self>() + content
-    }
-
+impl ShadowCall {
     fn hook(&self) -> &'static str {
         match self {
-            Self::Connect(..) => "connect",
-            Self::Room(..) => "room",
-            Self::Subscribe(_) => "subscribe",
-            Self::Publish(..) => "publish",
-            Self::Deliver(..) => "deliver",
+            Self::Mirrored(call) => call.hook(),
+            Self::Observed(call) => call.hook(),
         }
     }
 }
@@ -211,9 +154,12 @@ struct Comparator {
 }
 
 impl Comparator {
-    fn run(&mut self, calls: &Receiver<MirroredCall>) {
+    fn run(&mut self, calls: &Receiver<ShadowCall>) {
         while let Ok(call) = calls.recv() {
-            self.replay(call);
+            match call {
+                ShadowCall::Mirrored(call) => self.replay(call),
+                ShadowCall::Observed(call) => self.compare_decision(&call),
+            }
         }
     }
 
@@ -254,6 +200,27 @@ impl Comparator {
             }
             MirroredCall::Deliver(message, active) => self.compare_filters(&message, &active),
         }
+    }
+
+    /// Compares what the candidate answers with what others decided: only whether they refuse, and whether the
+    /// candidate changes a message.
+    fn compare_decision(&mut self, call: &ObservedCall) {
+        let (hook, candidate) = (call.hook(), call.answer(&mut self.governor));
+        let candidate = match (candidate, &call.refusal) {
+            (Err(rejection), _) if rejection.code == RejectionCode::Failed => {
+                return self.update(hook, |comparison| comparison.failed += 1);
+            }
+            (Err(_), Some(_)) => return self.update(hook, |comparison| comparison.same += 1),
+            (Ok(answer), None) if answer == json!(ALLOWED) => {
+                return self.update(hook, |comparison| comparison.same += 1);
+            }
+            (Ok(answer), _) => answer,
+            (Err(rejection), None) => json!({ "reject": rejection.code, "reason": rejection.message }),
+        };
+        let refused = |reason: &String| json!({ "reason": reason });
+        let active = call.refusal.as_ref().map_or_else(|| json!(ALLOWED), refused);
+        let difference = Difference { asked: call.to_json(), active, candidate };
+        self.update(hook, |comparison| comparison.add_difference(difference));
     }
 
     fn compare_filters(&mut self, message: &MirroredMessage, active: &[(Arc<str>, bool)]) {
@@ -345,45 +312,6 @@ impl HookComparison {
     }
 }
 
-impl PublishCall {
-    pub(super) fn new(request: &PublishRequest<'_>, answer: Result<Verdict, Rejection>) -> Self {
-        let PublishRequest { principal, room, event, data, via, idempotency_key } = *request;
-        Self {
-            principal: principal.clone(),
-            message: MirroredMessage::new(room, event, data),
-            via,
-            idempotency_key: idempotency_key.map(str::to_owned),
-            answer,
-        }
-    }
-
-    fn request(&self) -> PublishRequest<'_> {
-        let MirroredMessage { room, event, data } = &self.message;
-        let idempotency_key = self.idempotency_key.as_deref();
-        PublishRequest { principal: &self.principal, room, event, data, via: self.via, idempotency_key }
-    }
-}
-
-impl MirroredMessage {
-    pub(super) fn new(room: &str, event: &str, data: &[u8]) -> Self {
-        Self { room: room.to_owned(), event: event.to_owned(), data: data.to_owned() }
-    }
-
-    fn size(&self) -> usize {
-        self.room.len() + self.event.len() + self.data.len()
-    }
-
-    fn to_json(&self) -> Value {
-        json!({ "room": self.room, "event": self.event, "data": excerpt(&self.data) })
-    }
-}
-
-/// Short data as JSON, or else its beginning as text.
-fn excerpt(data: &[u8]) -> Value {
-    let whole = (data.len() <= MAX_SHOWN_BYTES).then(|| serde_json::from_slice(data).ok()).flatten();
-    whole.unwrap_or_else(|| json!(clip(&String::from_utf8_lossy(data), MAX_SHOWN_BYTES)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,7 +320,8 @@ mod tests {
     fn a_call_is_skipped_if_the_candidate_is_slow_and_failed_if_its_thread_has_ended() {
         let (calls, queue) = sync_channel(1);
         let mirror = Mirror { calls, report: Arc::default() };
-        let call = || MirroredCall::Deliver(MirroredMessage::new("a", "", b"1"), vec![]);
+        let call =
+            || ShadowCall::Mirrored(MirroredCall::Deliver(MirroredMessage::new("a", "", b"1"), vec![]));
         let counted = || {
             let report = mirror.report.lock().unwrap();
             (report.skipped, report.hooks.get("deliver").map_or(0, |hook| hook.failed))

@@ -10,6 +10,7 @@ mod fair_semaphore;
 mod flush;
 mod governance_gate;
 mod governed_rooms;
+mod observers;
 mod pings;
 mod places;
 mod policy;
@@ -36,6 +37,7 @@ pub(crate) use connections::{
     CONNECTION_BYTES, Connection, Connections, Registration, close_for_drain, close_for_key,
     connection_limit_reached,
 };
+pub(crate) use observers::Observer;
 pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
 pub(crate) use publish_pipeline::{Proposal, PublishOutcome, PublishPipeline};
@@ -52,6 +54,7 @@ use command::{FilteredHistory, HistoryFilterRequest, PolicyRequest, SeatId, Shar
 use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
 use governance_gate::GovernanceGate;
+use observers::Observers;
 use router::Router;
 use shard::Shard;
 use std::{
@@ -99,6 +102,7 @@ pub(crate) struct Hub {
     /// For how many shards each slot has reserved instances of its plugin.
     instances: Mutex<BTreeMap<SlotId, usize>>,
     connect_authorizer: ConnectAuthorizer,
+    observers: Arc<Observers>,
     allowances: Allowances,
     router: Arc<Router>,
     /// Whether it is known which plugin governs which rooms.

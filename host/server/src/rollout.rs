@@ -8,6 +8,7 @@ mod deploy;
 mod follow;
 mod governance;
 mod history_clearing;
+mod new_candidates;
 mod plugin_set;
 mod preview;
 mod probation;
@@ -26,6 +27,7 @@ mod version_compiler;
 mod view;
 
 pub(crate) use deploy::Deployment;
+pub(crate) use new_candidates::NewCandidateView;
 pub(crate) use preview::{ChangePreview, PlannedChange, RoomTable};
 pub(crate) use shared_state::share_states;
 pub(crate) use slot::PluginSlot;
@@ -38,6 +40,7 @@ use crate::hub::{Hub, Ungoverned};
 use arc_swap::ArcSwap;
 use governance::GovernanceState;
 use history_clearing::HistoryClearing;
+use new_candidates::NewCandidates;
 use serde_json::{Map, Value};
 use shared_state::SharedState;
 use staged_versions::StagedVersions;
@@ -73,6 +76,8 @@ pub(crate) struct Rollout {
     clearing: Mutex<Option<HistoryClearing>>,
     /// Whether the next change of the configured plugins clears the history of rooms that change their plugin.
     clears_history: AtomicBool,
+    /// Candidates of plugins that are not there yet.
+    new_candidates: Mutex<NewCandidates>,
     /// Held while a preview is made.
     previews: Arc<Semaphore>,
     /// Held while plugins of the configuration are added and removed, or their rooms change.
@@ -121,6 +126,7 @@ impl Rollout {
             preparing: Mutex::default(),
             clearing: Mutex::default(),
             clears_history: AtomicBool::new(false),
+            new_candidates: Mutex::default(),
             previews: Arc::new(Semaphore::new(1)),
             set_lock: Default::default(),
             governance: GovernanceState::new(host),

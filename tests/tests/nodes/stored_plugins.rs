@@ -442,3 +442,74 @@ async fn the_history_of_rooms_that_change_their_plugin_is_cleared_if_the_operato
     assert_eq!(status, 200, "{removed}");
     assert_eq!(held("tvl").await, 1);
 }
+
+/// Runs the command `plugin` with these arguments, which must succeed. Returns what it printed.
+async fn run_command(node: &Node, arguments: &[&str]) -> String {
+    let environment = [("SWITCHYARD_KEY", KEY), ("SWITCHYARD_ADMIN", &*node.process.admin)];
+    let arguments: Vec<_> = ["plugin"].iter().chain(arguments).copied().collect();
+    let output = switchyard_tests::command(node.folder(), &arguments, &environment).output().await;
+    let output = output.expect("a process");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Its rooms stay as they are until it is promoted, whoever governs them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_runs_as_a_candidate_before_it_is_added() {
+    let redis = Redis::start().await;
+    let thresholds = plugin("threshold_filter", r#"["tvl:governed"]"#, "{}");
+    let one = Node::start(&redis.url(), &thresholds).await;
+    let two = Node::start(&redis.url(), &thresholds).await;
+    let file = guest("protocol_rooms").to_string_lossy().into_owned();
+    let config = r#"{"protocols":["curve"],"chains":["base"]}"#;
+    let add =
+        ["add", "protocols", &*file, "--rooms", "*:*", "--before", "threshold_filter", "--config", config];
+    let answer = run_command(&one, &[&add[..], &["--shadow"]].concat()).await;
+    assert!(answer.starts_with("protocols  runs as a candidate"), "{answer}");
+    let answer = run_command(&one, &["list"]).await;
+    assert!(answer.contains("protocols  candidate  *:*"), "{answer}");
+    let (_, list) = call(&two, "GET", "/v1/plugins", "").await;
+    assert_eq!(list["candidates"], Value::Null, "it runs on the node that was asked");
+
+    let client = Live::connect(&one.url).await;
+    client.subscribe(json!(["curve:base", "curve:nowhere", "tvl:governed", "other"])).await;
+    let published = client.ask(json!({"type": "publish", "room": "curve:nowhere", "data": 1})).await;
+    assert_eq!(published["type"], "published", "{published}");
+    let compared = eventually("the comparison", async || {
+        let (_, shadow) = call(&one, "GET", "/v1/plugins/protocols/shadow", "").await;
+        let count = |hook: &str| {
+            let count = |key: &str| shadow["hooks"][hook][key].as_u64().unwrap_or_default();
+            (count("same"), count("different"))
+        };
+        (count("subscribe").0 + count("subscribe").1 == 3).then_some((count("subscribe"), shadow))
+    })
+    .await;
+    assert_eq!(compared.0, (1, 2), "{}", compared.1);
+    let samples = compared.1["hooks"]["subscribe"]["samples"].as_array().expect("samples");
+    let rooms: Vec<_> = samples.iter().map(|sample| &sample["asked"]["room"]).collect();
+    assert_eq!(rooms, ["curve:nowhere", "tvl:governed"]);
+    assert!(samples.iter().all(|sample| sample["active"] == "allowed"), "{samples:?}");
+    assert!(samples[0]["candidate"]["reason"].as_str().is_some_and(|reason| reason.contains("base")));
+    let answer = run_command(&one, &["diff", "protocols"]).await;
+    assert!(answer.contains("curve:nowhere"), "{answer}");
+    let (_, room) = call(&one, "GET", "/v1/rooms/curve:nowhere", "").await;
+    assert_eq!(room["governor"], Value::Null, "{room}");
+
+    let answer = run_command(&one, &["drop", "protocols"]).await;
+    assert!(answer.starts_with("protocols  the candidate is dropped"), "{answer}");
+    let (status, _) = call(&one, "GET", "/v1/plugins/protocols/shadow", "").await;
+    assert_eq!(status, 404);
+    run_command(&one, &[&add[..], &["--shadow"]].concat()).await;
+    run_command(&one, &["promote", "protocols"]).await;
+    for node in [&one, &two] {
+        has(node, &["threshold_filter", "protocols"]).await;
+        let (_, list) = call(node, "GET", "/v1/plugins", "").await;
+        assert_eq!(list["candidates"], Value::Null, "{list}");
+    }
+    let left = client.wait_for_frame("removed", |frame| frame["type"] == "unsubscribed").await;
+    assert_eq!(left["results"][0]["status"], "removed", "{left}");
+    // A plugin that is there has candidates of another kind.
+    let (status, refused) = put_slot(&one, "protocols", "?shadow=true", json!({"rooms": ["*:*"]})).await;
+    assert_eq!(status, 409, "{refused}");
+    assert!(error(&refused).contains("plugin load --shadow"), "{refused}");
+}

@@ -1,6 +1,6 @@
 //! The commands that add, configure and remove plugins of running nodes, for all nodes that share a store.
 
-use super::versions::{path, text_of};
+use super::versions::{path, print_change, text_of};
 use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
     count::counted,
@@ -22,6 +22,9 @@ pub(crate) struct AddArgs {
     file: PathBuf,
     #[command(flatten)]
     slot: SlotArgs,
+    /// Do not add it; run it as a candidate on the node that is asked, for `plugin diff`. Its rooms stay as they are
+    #[arg(long, conflicts_with_all = ["open", "clear_history", "dry_run"])]
+    shadow: bool,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -138,7 +141,7 @@ impl SlotArgs {
 }
 
 pub(super) async fn add(args: AddArgs) -> anyhow::Result<()> {
-    let AddArgs { name, file, slot, change } = args;
+    let AddArgs { name, file, slot, shadow, change } = args;
     if slot.rooms.is_none() {
         bail!(
             "--rooms is missing: which rooms will plugin '{name}' govern? For example --rooms 'dydx:*,trades'"
@@ -161,6 +164,13 @@ pub(super) async fn add(args: AddArgs) -> anyhow::Result<()> {
     admin.deploy(AdminCall { method: "PUT", path: &path(&name, ""), signature, body }).await?;
     let mut body = Map::new();
     slot.apply(&mut body);
+    if shadow {
+        let (path, body) = (path(&name, "/slot?shadow=true"), serde_json::to_vec(&body)?);
+        let call = AdminCall { method: "PUT", path: &path, signature: None, body };
+        let candidate = admin.deploy(call).await?;
+        let text = format!("runs as a candidate; see switchyard plugin diff {name}");
+        return print_change(&change.admin, &candidate, &text);
+    }
     put(&admin, &change, &name, &body).await
 }
 

@@ -80,6 +80,7 @@ pub(super) async fn list(args: PluginListArgs) -> anyhow::Result<()> {
         array(&answer["versions"]).try_for_each(print_version)?;
     }
     array(&answer["plugins"]).try_for_each(print_plugin)?;
+    array(&answer["candidates"]).try_for_each(print_plugin)?;
     for difference in array(&answer["drift"]) {
         note(text_of(difference));
     }
@@ -179,7 +180,7 @@ fn url_safe(text: &str) -> String {
     text.chars().map(replace).collect()
 }
 
-fn print_change(args: &AdminArgs, plugin: &Value, text: &str) -> anyhow::Result<()> {
+pub(super) fn print_change(args: &AdminArgs, plugin: &Value, text: &str) -> anyhow::Result<()> {
     match args.json {
         true => print_line!("{plugin}")?,
         false => print_line!("{}  {text}", text_of(&plugin["name"]))?,

@@ -8,7 +8,9 @@ use super::{
     query::QueryParameters,
 };
 use crate::hub::conflict;
-use crate::rollout::{Deployment, NodeReport, PluginReport, PluginSlot, PluginState, PluginView};
+use crate::rollout::{
+    Deployment, NewCandidateView, NodeReport, PluginReport, PluginSlot, PluginState, PluginView,
+};
 use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
@@ -25,6 +27,9 @@ pub(super) type NamePath = Result<Path<String>, PathRejection>;
 #[derive(Serialize)]
 pub(super) struct PluginList {
     plugins: Vec<PluginDetails>,
+    /// Candidates of plugins that are not there yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    candidates: Vec<NewCandidateView>,
     /// How this node differs from what all nodes have agreed on.
     drift: Vec<String>,
 }
@@ -72,7 +77,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> ApiResu
     caller.require(Scope::Admin, "see plugins")?;
     let reports = read_reports(&api).await;
     let plugins = api.rollout.slots().iter().map(|slot| details(&api, slot, &reports)).collect();
-    Ok(Json(PluginList { plugins, drift: api.rollout.governance_drift() }))
+    let (candidates, drift) = (api.rollout.new_candidates(), api.rollout.governance_drift());
+    Ok(Json(PluginList { plugins, candidates, drift }))
 }
 
 pub(super) async fn show(
@@ -178,10 +184,14 @@ pub(super) async fn stop_shadow(
     State(api): State<Arc<Api>>,
     caller: Caller,
     name: NamePath,
-) -> ApiResult<PluginDetails> {
+) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "drop candidates")?;
-    let slot = api.rollout.stop_shadow(&name?.0, &key.principal).await?;
-    Ok(Json(describe(&api, &slot).await))
+    let Path(name) = name?;
+    if let Some(dropped) = api.rollout.drop_new_candidate(&name, Some(&key.principal)) {
+        return Ok(json_response(to_json(dropped)));
+    }
+    let slot = api.rollout.stop_shadow(&name, &key.principal).await?;
+    Ok(json_response(to_json(describe(&api, &slot).await)))
 }
 
 /// Compares the candidate with the active version.
@@ -192,7 +202,10 @@ pub(super) async fn shadow(
 ) -> Result<Json<serde_json::Value>, ApiError> {
     caller.require(Scope::Admin, "see candidates")?;
     let Path(name) = name?;
-    let shadow = api.rollout.slot(&name)?.view().shadow;
+    let shadow = match api.rollout.new_candidate(&name) {
+        Some(candidate) => Some(candidate.shadow),
+        None => api.rollout.slot(&name)?.view().shadow,
+    };
     let none = || super::api::not_found(format!("plugin '{name}' has no candidate on this node"));
     Ok(Json(serde_json::to_value(shadow.ok_or_else(none)?).expect("plain data")))
 }
@@ -204,7 +217,7 @@ pub(super) async fn promote(
     name: NamePath,
 ) -> ApiResult<PluginDetails> {
     let key = caller.require(Scope::Admin, "promote candidates")?;
-    let slot = api.rollout.promote(&name?.0, Some(key.principal.to_string())).await?;
+    let slot = api.rollout.promote(&name?.0, &key.principal).await?;
     Ok(Json(describe(&api, &slot).await))
 }
 

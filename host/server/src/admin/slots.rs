@@ -19,10 +19,13 @@ use switchyard_process::file::without_bom;
 use switchyard_protocol::{Refusal, room::RoomPattern};
 use switchyard_store::{MAX_SETTINGS_BYTES, key::Scope};
 
-/// `?open=true&clear_history=true&dry_run=true`
+/// `?shadow=true`, or the parameters of a [`RemovalQuery`]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SlotQuery {
+    /// Only run it as a candidate on this node.
+    #[serde(default)]
+    shadow: bool,
     /// Whether rooms may be left without a plugin and open.
     #[serde(default)]
     open: bool,
@@ -36,6 +39,23 @@ pub(super) struct SlotQuery {
 
 impl QueryParameters for SlotQuery {}
 
+/// `?open=true&clear_history=true&dry_run=true`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemovalQuery {
+    /// Whether rooms may be left without a plugin and open.
+    #[serde(default)]
+    open: bool,
+    /// Whether rooms that change their plugin lose their history.
+    #[serde(default)]
+    clear_history: bool,
+    /// Only tell what would change.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl QueryParameters for RemovalQuery {}
+
 /// Adds a plugin, or replaces its rooms and settings.
 pub(super) async fn change(
     State(api): State<Arc<Api>>,
@@ -45,12 +65,15 @@ pub(super) async fn change(
 ) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "change plugins")?;
     let Path(name) = name?;
-    let SlotQuery { open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
+    let SlotQuery { shadow, open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
     let body = body.read(&api, &caller, MAX_SETTINGS_BYTES).await?;
     let by = key.principal.to_string();
     let change = SlotChange { opens_rooms, clears_history, by, ..parse(name, &body)? };
     if dry_run {
         return Ok(json_response(to_json(api.rollout.preview_slot_change(change).await?)));
+    }
+    if shadow {
+        return Ok(json_response(to_json(api.rollout.start_new_candidate(change).await?)));
     }
     let slot = api.rollout.change_slot(change).await?;
     Ok(json_response(to_json(plugins::describe(&api, &slot).await)))
@@ -59,12 +82,12 @@ pub(super) async fn change(
 /// Removes a plugin with its versions.
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
-    caller: Caller<SlotQuery>,
+    caller: Caller<RemovalQuery>,
     name: NamePath,
 ) -> Result<Response, ApiError> {
     let key = caller.require(Scope::Admin, "remove plugins")?;
     let Path(name) = name?;
-    let SlotQuery { open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
+    let RemovalQuery { open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
     if dry_run {
         return Ok(json_response(to_json(api.rollout.preview_removal(&name).await?)));
     }

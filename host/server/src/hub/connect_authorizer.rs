@@ -66,7 +66,11 @@ impl Hub {
 
     /// The names of the headers that some plugin's connect hook sees, in lower case.
     pub(crate) fn connect_headers(&self) -> Arc<Vec<String>> {
-        self.connect_authorizer.headers()
+        let headers = self.connect_authorizer.headers();
+        match self.observers.are_there() {
+            true => Arc::new(headers.iter().cloned().chain(self.observers.headers()).collect()),
+            false => headers,
+        }
     }
 
     /// Does the same as [`authorize_connect`](Self::authorize_connect) for a connection that has no slot yet,
@@ -88,7 +92,12 @@ impl Hub {
     /// Asks all plugins with a connect hook whether a client may connect. Returns the narrowest of their
     /// limits.
     pub(crate) async fn authorize_connect(&self, connecting: ConnectRequest) -> Result<Limits, Refusal> {
-        self.connect_authorizer.authorize(connecting).await
+        if !self.observers.are_there() {
+            return self.connect_authorizer.authorize(connecting).await;
+        }
+        let answer = self.connect_authorizer.authorize(connecting.clone()).await;
+        self.observers.connecting(&connecting, answer.as_ref().err());
+        answer
     }
 }
 

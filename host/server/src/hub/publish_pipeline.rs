@@ -20,7 +20,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Instant,
 };
-use switchyard_plugin::{Principal, Via};
+use switchyard_plugin::{Principal, PublishRequest, Via};
 use switchyard_process::memory::{MemoryCharge, MemoryKind, MemoryShare, SteppedCharge};
 use switchyard_protocol::{
     ErrorCode, Position, Refusal, reply,
@@ -311,6 +311,12 @@ impl Hub {
             return Err(policy::ungoverned_closed(&room));
         }
         let needs_check = route.governed.as_ref().is_some_and(|governed| governed.wants_publishes());
+        if !needs_check && self.observers.are_there() {
+            let (event, idempotency_key) = (event.as_deref().unwrap_or_default(), key.as_deref());
+            let (room, data) = (&*room, data.as_bytes());
+            let request = PublishRequest { principal: &who, room, event, data, via, idempotency_key };
+            self.observers.publishing(&request, None);
+        }
         if !needs_check && !must_wait {
             let message = Message {
                 room: &room,

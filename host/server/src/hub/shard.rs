@@ -14,6 +14,7 @@ use super::{
     command::*,
     flush::FlushQueue,
     governed_rooms::GovernedRooms,
+    observers::Observers,
     policy::Policy,
     room::{Delivered, NewSeat, Room, Verdicts},
     room_entry::{RoomEntry, SeatRequest, WaitingJoin},
@@ -56,6 +57,7 @@ pub(super) struct Shard {
     pub(super) router: Weak<Router>,
     pub(super) store: Store,
     pub(super) metrics: Metrics,
+    pub(super) observers: Arc<Observers>,
     /// Number of messages that wait for this shard.
     pub(super) backlog: Arc<AtomicUsize>,
     /// Maximum size of the data of a message, in bytes.

@@ -7,6 +7,7 @@ use super::{
     command::{ShardCommand, SwapPreparation},
     conflict,
     governed_rooms::GovernedRooms,
+    observers::MAX_OBSERVERS,
     router::{ShardId, SlotId},
     stopping,
 };
@@ -189,6 +190,8 @@ impl Hub {
             .filter(|(slot, _)| **slot != rooms.slot)
             .map(|(_, shards)| max_instances(*shards))
             .sum();
+        // Each observer may have an instance, and another one while it is replaced.
+        let others = others + 2 * MAX_OBSERVERS;
         let (needed, free) = (max_instances(shards), (MAX_INSTANCES as usize).saturating_sub(others));
         if needed > free {
             return Err(conflict(format!(

@@ -160,6 +160,7 @@ impl Rollout {
         self.renew_claims(&record).await.map_err(unavailable)?;
         self.record_connect_hooks(&record).await.map_err(unavailable)?;
         self.apply_connect_hooks();
+        self.end_added_candidates();
         Ok(record)
     }
 

@@ -76,28 +76,24 @@ impl Rollout {
         Ok(slot)
     }
 
-    /// Deploys the candidate, on all nodes.
-    pub(crate) async fn promote(
-        self: &Arc<Self>,
-        name: &str,
-        by: Option<String>,
-    ) -> Result<Arc<PluginSlot>, Refusal> {
+    /// Deploys the candidate, on all nodes. If its plugin is not there yet, adds it. `by` is the principal who asks for
+    /// it.
+    pub(crate) async fn promote(self: &Arc<Self>, name: &str, by: &str) -> Result<Arc<PluginSlot>, Refusal> {
+        if let Some(added) = self.add_new_candidate(name, by).await {
+            return added;
+        }
         let slot = self.slot(name)?;
         self.deploy_candidate(&slot, by).await?;
         Ok(slot)
     }
 
-    async fn deploy_candidate(
-        self: &Arc<Self>,
-        slot: &Arc<PluginSlot>,
-        by: Option<String>,
-    ) -> Result<(), Refusal> {
+    async fn deploy_candidate(self: &Arc<Self>, slot: &Arc<PluginSlot>, by: &str) -> Result<(), Refusal> {
         let _deploying = slot.deploy_lock.lock().await;
         let deployment = slot.state().candidate.as_ref().map(|candidate| Deployment {
             code: candidate.code.clone(),
             signature: candidate.signature.clone(),
             source: ActivationSource::Promotion,
-            by,
+            by: Some(by.to_owned()),
         });
         let deployment = deployment.ok_or_else(|| no_candidate(&slot.name()))?;
         let config = slot.config.load_full();

@@ -2,6 +2,7 @@
 //! time. Compiles nothing.
 
 use super::Rollout;
+use crate::hub::conflict;
 use bytes::Bytes;
 use serde::Serialize;
 use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -69,6 +70,13 @@ impl StagedVersions {
 }
 
 impl Rollout {
+    /// The code that waits for the slot of a plugin.
+    pub(super) fn staged_code(&self, name: &str) -> Result<StagedVersion, Refusal> {
+        let none =
+            || conflict(format!("plugin '{name}' has no code: send it with PUT /v1/plugins/{name} first"));
+        self.staged.get(name).ok_or_else(none)
+    }
+
     /// Keeps the code of a plugin that is to be added, for an hour, on this node. It governs nothing.
     pub(crate) fn stage(
         &self,

@@ -19,6 +19,7 @@ use switchyard_store::{
 use tokio::time::{Instant, timeout};
 
 /// What an operator wants a plugin of the store to be.
+#[derive(Clone)]
 pub(crate) struct SlotChange {
     pub name: String,
     pub rooms: Vec<RoomPattern>,
@@ -194,7 +195,7 @@ impl Rollout {
         }
     }
 
-    fn parse_change(&self, change: &SlotChange) -> Result<PluginConfig, Refusal> {
+    pub(super) fn parse_change(&self, change: &SlotChange) -> Result<PluginConfig, Refusal> {
         let size =
             serde_json::to_string(&(&change.settings, &change.rooms)).map_or(usize::MAX, |json| json.len());
         if size > MAX_SETTINGS_BYTES {

@@ -150,7 +150,7 @@ async fn a_failing_version_without_probation_stays_active() {
 async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
     let registry = TestRegistry::new();
     let node = TestNode::started(&registry, Some(version(1))).await;
-    let no_candidate = node.rollout.promote(NAME, None).await.err().unwrap();
+    let no_candidate = node.rollout.promote(NAME, "acme").await.err().unwrap();
     assert_eq!(no_candidate.code, ErrorCode::Conflict);
     node.rollout.start_shadow(NAME, version(2), None, "ann").await.unwrap();
     assert_eq!(node.limit().await, Some(1), "the active version answers");
@@ -160,7 +160,7 @@ async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
         view["shadow"]["hooks"]["connect"]["different"] == 1
     })
     .await;
-    node.rollout.promote(NAME, Some("acme".to_owned())).await.unwrap();
+    node.rollout.promote(NAME, "acme").await.unwrap();
     assert_eq!(node.limit().await, Some(2));
     assert_eq!(node.versions()[0], (digest(&version(2)), "probation".to_owned(), "promotion".into()));
     assert!(node.slot().view().shadow.is_none());

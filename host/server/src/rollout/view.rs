@@ -210,7 +210,7 @@ impl PluginState {
 }
 
 impl Candidate {
-    fn view(&self) -> CandidateView {
+    pub(super) fn view(&self) -> CandidateView {
         let (info, (report, status)) = (self.shadow.plugin().info(), self.shadow.report());
         let (sha256, version) = (info.sha256.clone(), info.version.clone());
         let config_digest = self.shadow.plugin().config_digest().to_owned();

@@ -44,14 +44,19 @@ impl Shard {
         if let Some(position) = repeated {
             return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Repeated(position), charge });
         }
-        let verdict = governor.check(&PublishRequest {
+        let request = PublishRequest {
             principal: &principal,
             room: &room,
             event: event.as_deref().unwrap_or_default(),
             data: data.as_bytes(),
             via,
             idempotency_key,
-        });
+        };
+        let verdict = governor.check(&request);
+        if self.observers.are_there() {
+            let refusal = verdict.as_ref().err().map(|rejection| &*rejection.message);
+            self.observers.publishing(&request, refusal);
+        }
         let outcome = match verdict.map_err(|refusal| wire_refusal(PluginFunction::Publish, refusal))? {
             Verdict::Pass => CheckOutcome::Accepted(data),
             Verdict::Discard => CheckOutcome::Discarded,

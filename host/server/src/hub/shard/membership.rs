@@ -39,7 +39,12 @@ impl Shard {
             None => Counts::default(),
         };
         let (principal, filter) = (&request.principal, request.filter.as_deref());
-        let admission = match self.policy.admit(room, principal, filter, counts) {
+        let observed = self.observers.are_there().then(|| room.clone());
+        let admission = self.policy.admit(room, principal, filter, counts);
+        if let Some(room) = observed {
+            self.observers.subscribing(principal, &room, filter, counts, admission.as_ref().err());
+        }
+        let admission = match admission {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };

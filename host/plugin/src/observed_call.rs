@@ -1,0 +1,99 @@
+//! Calls that were decided without a plugin, as a candidate sees them that governs nothing yet. It is compared only in
+//! what it would have refused or changed: whoever decided has other filters and limits.
+
+use super::governor::Governor;
+use super::hook_types::{ConnectRequest, Counts, Principal, PublishRequest, Rejection, Verdict};
+use super::mirrored_call::{PublishCall, excerpt};
+use super::shadow::{Mirror, ShadowCall};
+use serde_json::{Value, json};
+
+/// A call that was decided without the candidate.
+pub(super) struct ObservedCall {
+    question: Question,
+    /// Why it was refused, if it was.
+    pub refusal: Option<String>,
+}
+
+enum Question {
+    Connect(ConnectRequest),
+    Subscribe { principal: Principal, room: String, filter: Option<String>, counts: Counts },
+    Publish(Box<PublishCall>),
+}
+
+/// How a candidate answers a call that it would not refuse, if it changes nothing.
+pub(super) const ALLOWED: &str = "allowed";
+
+impl Mirror {
+    /// Shows the candidate a client that wants to connect. `refusal` is the reason if it may not.
+    pub fn observe_connect(&self, request: &ConnectRequest, refusal: Option<&str>) {
+        self.observe(Question::Connect(request.clone()), refusal);
+    }
+
+    /// Shows the candidate a request to join a room. `refusal` is the reason if it was refused.
+    pub fn observe_subscribe(
+        &self,
+        principal: &Principal,
+        room: &str,
+        filter: Option<&str>,
+        counts: Counts,
+        refusal: Option<&str>,
+    ) {
+        let (principal, room, filter) = (principal.clone(), room.to_owned(), filter.map(str::to_owned));
+        self.observe(Question::Subscribe { principal, room, filter, counts }, refusal);
+    }
+
+    /// Shows the candidate a message. `refusal` is the reason if it is not published.
+    pub fn observe_publish(&self, request: &PublishRequest<'_>, refusal: Option<&str>) {
+        self.observe(Question::Publish(Box::new(PublishCall::new(request, Ok(Verdict::Pass)))), refusal);
+    }
+
+    fn observe(&self, question: Question, refusal: Option<&str>) {
+        let refusal = refusal.map(str::to_owned);
+        self.send(ShadowCall::Observed(Box::new(ObservedCall { question, refusal })));
+    }
+}
+
+impl ObservedCall {
+    pub(super) fn hook(&self) -> &'static str {
+        match self.question {
+            Question::Connect(_) => "connect",
+            Question::Subscribe { .. } => "subscribe",
+            Question::Publish(_) => "publish",
+        }
+    }
+
+    /// What is asked, for people.
+    pub(super) fn to_json(&self) -> Value {
+        match &self.question {
+            Question::Connect(request) => {
+                json!({ "principal": *request.principal.id, "remote": request.remote })
+            }
+            Question::Subscribe { principal, room, filter, .. } => {
+                json!({ "principal": *principal.id, "room": room, "filter": filter })
+            }
+            Question::Publish(call) => call.message.to_json(),
+        }
+    }
+
+    /// Asks the candidate.
+    pub(super) fn answer(&self, governor: &mut Governor) -> Result<Value, Rejection> {
+        match &self.question {
+            Question::Connect(request) => governor.connect(request).map(|_| json!(ALLOWED)),
+            Question::Subscribe { principal, room, filter, counts } => {
+                let canonical = governor.validate(&principal.id, room)?;
+                let room = canonical.as_deref().unwrap_or(room);
+                let grant = governor.authorize(principal, room, filter.as_deref(), *counts)?;
+                grant.filter.into_iter().for_each(|id| governor.release(id, &principal.id));
+                Ok(json!(ALLOWED))
+            }
+            Question::Publish(call) => {
+                let verdict = governor.check(&call.request())?;
+                Ok(match verdict {
+                    Verdict::Pass => json!(ALLOWED),
+                    Verdict::Discard => json!("discard"),
+                    Verdict::Replace(data) => json!({ "replace": excerpt(&data) }),
+                })
+            }
+        }
+    }
+}
