@@ -131,7 +131,10 @@ impl Governance {
     }
 
     fn with_slots(&self, mut slots: Vec<GovernedSlot>, live: &BTreeSet<String>) -> Self {
-        slots.iter_mut().for_each(|slot| slot.declined.retain(|declined| live.contains(declined)));
+        for slot in &mut slots {
+            slot.declined.retain(|declined| live.contains(declined));
+            slot.limit_dead_claims(live);
+        }
         // Nobody is left who could say that it is not wanted any more.
         let is_unwanted = |slot: &GovernedSlot| {
             slot.stored.is_none()
@@ -216,7 +219,20 @@ impl Governance {
     }
 }
 
+/// How many claims of dead nodes a plugin keeps. Each of them keeps its rooms from opening, so one would do.
+const MAX_DEAD_CLAIMS: usize = 16;
+
 impl GovernedSlot {
+    /// Forgets claims of dead nodes beyond the limit: where every process has another address, each that is killed leaves
+    /// one.
+    fn limit_dead_claims(&mut self, live: &BTreeSet<String>) {
+        let mut dead = 0;
+        self.claimed.retain(|node, _| {
+            dead += usize::from(!live.contains(node));
+            live.contains(node) || dead <= MAX_DEAD_CLAIMS
+        });
+    }
+
     fn new(name: &str) -> Self {
         let (claimed, declined) = (BTreeMap::new(), BTreeSet::new());
         Self {
@@ -346,6 +362,22 @@ mod tests {
         assert_eq!(cleared_by("x=x"), None);
         let announced = reads(&record, "a", "x=other", "ab").clearing_history("a");
         assert_eq!(announced.complete().history_cleared_by, None);
+    }
+
+    #[test]
+    fn killed_nodes_leave_a_limited_number_of_claims() {
+        let mut record = Governance::default();
+        let alone = |node: &str| BTreeSet::from([node.to_owned()]);
+        for n in 0..3 * MAX_DEAD_CLAIMS {
+            let node = format!("n{n}");
+            let configured =
+                NodePlugins { node: node.clone(), host: format!("{node}:9000"), plugins: plugins("x=x") };
+            record = record.configure(&configured, &alone(&node)).complete();
+        }
+        assert_eq!(record.slots[0].claimed.len(), MAX_DEAD_CLAIMS + 1);
+        let last = format!("n{}", 3 * MAX_DEAD_CLAIMS - 1);
+        assert!(record.slots[0].claimed.contains_key(&last));
+        assert_eq!(shown(&record.leave(&last, &alone(&last)).slots), "x1=x", "its rooms do not open");
     }
 
     #[test]

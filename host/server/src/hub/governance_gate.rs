@@ -26,13 +26,36 @@ pub(crate) struct GovernanceGate {
     open_until: AtomicU64,
     /// Since when nothing that was read before counts, in milliseconds after `started`.
     closed_since: AtomicU64,
-    held: Mutex<VecDeque<Event>>,
+    held: Mutex<HeldEvents>,
     /// Whether events are held. Changes only under the lock of `held`.
     is_holding: AtomicBool,
     /// Wakes whoever reads the record.
     wanted: Notify,
     /// Wakes those who wait until the gate is open.
     opened: Notify,
+}
+
+/// Events that wait.
+#[derive(Default)]
+struct HeldEvents {
+    events: VecDeque<Event>,
+    /// The size of their messages.
+    bytes: usize,
+}
+
+/// How many bytes of messages wait at most. The store keeps any more, and delivers them later. The node's memory account
+/// has them.
+const MAX_HELD_BYTES: usize = 16 << 20;
+
+impl HeldEvents {
+    /// Returns how many wait; more than any limit if they are too large together.
+    fn push(&mut self, event: Event) -> usize {
+        if let Event::Published(message) = &event {
+            self.bytes += message.size();
+        }
+        self.events.push_back(event);
+        if self.bytes > MAX_HELD_BYTES { usize::MAX } else { self.events.len() }
+    }
 }
 
 impl GovernanceGate {
@@ -86,14 +109,14 @@ impl GovernanceGate {
             return route(event);
         }
         let mut held = self.held.locked();
-        if held.is_empty() && self.is_open() {
+        if held.events.is_empty() && self.is_open() {
             drop(held);
             return route(event);
         }
-        held.push_back(event);
+        let waiting = held.push(event);
         self.is_holding.store(true, Ordering::Release);
         self.wanted.notify_one();
-        held.len()
+        waiting
     }
 
     /// The record was read, and rooms have the plugins that it names; or the store could not be asked, so that
@@ -107,11 +130,11 @@ impl GovernanceGate {
         }
         self.open_until.fetch_max(began + VALIDITY.as_millis() as u64, Ordering::AcqRel);
         if self.is_open() {
-            for event in held.drain(..) {
+            for event in held.events.drain(..) {
                 route(event);
             }
             self.is_holding.store(false, Ordering::Release);
-            *held = VecDeque::new();
+            *held = HeldEvents::default();
             self.opened.notify_waiters();
         }
     }

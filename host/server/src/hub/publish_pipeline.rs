@@ -6,7 +6,8 @@ use super::{
     Hub, Publisher, Ungoverned,
     command::PolicyRequest,
     memory_exhausted, policy,
-    router::{PublishPermit, PublishRoute, outdated_governance},
+    refusals::outdated_governance,
+    router::{PublishPermit, PublishRoute},
     stopping, unavailable,
 };
 use crate::key::Keys;

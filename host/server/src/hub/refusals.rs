@@ -1,10 +1,14 @@
-//! Translates rejections by plugins into error codes of the wire protocol. Decides nothing itself.
+//! What clients are told if a plugin rejects something, or if a room is about to change its plugin. Decides nothing
+//! itself.
 
 use switchyard_plugin::{PluginFunction, RejectionCode};
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomName};
 
 /// `retryAfter` for a publisher that a plugin limits, in milliseconds.
 const PUBLISH_RETRY_MS: u64 = 1000;
+
+/// When a publisher may try again if its room is just changing its owner.
+const RETRY_AFTER_HANDOVER_MS: u64 = 200;
 
 /// The refusal for the client if a `hook` of a plugin rejects something. The text is the plugin's.
 pub(super) fn wire_refusal(hook: PluginFunction, rejection: switchyard_plugin::Rejection) -> Refusal {
@@ -24,6 +28,19 @@ pub(super) fn wire_refusal(hook: PluginFunction, rejection: switchyard_plugin::R
         (_, Invalid | TooLarge) => ErrorCode::FilterInvalid,
     };
     Refusal::new(code, rejection.message)
+}
+
+/// The refusal of a message while this node may not know which plugin governs its room.
+pub(super) fn outdated_governance(room: &str) -> Refusal {
+    let message =
+        format!("room '{room}': this node is just asking the store which plugin governs it; try again");
+    Refusal::retry(ErrorCode::StoreUnavailable, message, RETRY_AFTER_HANDOVER_MS)
+}
+
+/// The refusal of a message to a room that is just changing its governor.
+pub(super) fn changing_governor(room: &str) -> Refusal {
+    let message = format!("room '{room}' is being handed over to another plugin; try again");
+    Refusal::retry(ErrorCode::PluginFailed, message, RETRY_AFTER_HANDOVER_MS)
 }
 
 /// The refusal of a member whose room has another name under its new plugin.

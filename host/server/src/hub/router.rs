@@ -8,6 +8,7 @@ use super::{
     MAX_SHARD_BACKLOG, RoomSelector, Survey,
     command::{Handover, PolicyRequest, ShardCommand, ShardQueue},
     governed_rooms::GovernedRooms,
+    refusals::changing_governor,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,9 +23,6 @@ use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
 use switchyard_store::Event;
 use tokio::sync::{mpsc::error::SendError, oneshot};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
-
-/// When a publisher may try again if its room is just changing its owner.
-const RETRY_AFTER_HANDOVER_MS: u64 = 200;
 
 /// Identifies a shard. Ids are never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,6 +90,8 @@ pub(super) struct PublishRoute {
     pub shard: ShardId,
     pub governed: Option<Arc<GovernedRooms>>,
     pub permit: PublishPermit,
+    /// Whether a change of owners was announced already, which does not wait for this message.
+    is_late: bool,
 }
 
 /// Held while a message is being published. The room's owner does not change meanwhile.
@@ -195,6 +195,11 @@ impl Table {
 
     pub(super) fn owner(&self, room: &str) -> &ShardHandle {
         self.owner_and_id(room).1
+    }
+
+    /// Whether a room is about to have another governor.
+    fn is_changing(&self, room: &str) -> bool {
+        self.next.as_ref().is_some_and(|next| next.slot(room) != self.owners.slot(room))
     }
 
     fn owner_and_id(&self, room: &str) -> (ShardId, &ShardHandle) {
@@ -352,19 +357,22 @@ impl Router {
         let table = self.table();
         let (id, shard) = table.owner_and_id(room);
         shard.check_backlog(room)?;
-        if table.next.as_ref().is_some_and(|next| next.slot(room) != table.owners.slot(room)) {
+        if table.is_changing(room) {
             return Err(changing_governor(room));
         }
         let permit = PublishPermit { _token: shard.publishing.token() };
-        Ok(PublishRoute { shard: id, governed: shard.governed.clone(), permit })
+        let (governed, is_late) = (shard.governed.clone(), table.next.is_some());
+        Ok(PublishRoute { shard: id, governed, permit, is_late })
     }
 
     /// Checks the way of a message whose plugin has told the canonical name of its room: refuses it if the plugin
-    /// took so long that the room has another governor, or if the shard of that name does not keep up.
+    /// took so long that the room has another governor, if the room is about to get one and this message is not
+    /// awaited, or if the shard of that name does not keep up.
     pub(super) fn check_route(&self, route: &PublishRoute, room: &str) -> Result<(), Refusal> {
         let table = self.table();
         let (id, shard) = table.owner_and_id(room);
-        if shard.slot() != route.governed.as_ref().map(|governed| governed.slot) {
+        let has_other = shard.slot() != route.governed.as_ref().map(|governed| governed.slot);
+        if has_other || (route.is_late && table.is_changing(room)) {
             return Err(changing_governor(room));
         }
         if id == route.shard { Ok(()) } else { shard.check_backlog(room) }
@@ -421,19 +429,6 @@ impl Router {
         let sources = previous.affected(&next);
         table.order_handover(Handover { previous, next, sources })
     }
-}
-
-/// The refusal of a message while this node may not know which plugin governs its room.
-pub(super) fn outdated_governance(room: &str) -> Refusal {
-    let message =
-        format!("room '{room}': this node is just asking the store which plugin governs it; try again");
-    Refusal::retry(ErrorCode::StoreUnavailable, message, RETRY_AFTER_HANDOVER_MS)
-}
-
-/// The refusal of a message to a room that is just changing its governor.
-pub(super) fn changing_governor(room: &str) -> Refusal {
-    let message = format!("room '{room}' is being handed over to another plugin; try again");
-    Refusal::retry(ErrorCode::PluginFailed, message, RETRY_AFTER_HANDOVER_MS)
 }
 
 #[cfg(test)]
@@ -507,6 +502,22 @@ mod tests {
         drop(under_way.permit);
         drained.await;
         drop(other);
+    }
+
+    /// Once, a message to a second name of a room was stored under its old governor after the node had confirmed that
+    /// the room is closed.
+    #[test]
+    fn a_message_that_a_change_does_not_await_is_not_stored_in_a_changing_room() {
+        let router = Router::new(vec![handle(None)]);
+        let a = add_slot(&router, "a");
+        router.close_changing(router.with_slots(vec![(a, patterns("a:*"))]));
+        router.hand_over();
+        let awaited = router.publish_route("a:alias").unwrap();
+        router.close_changing(router.with_slots(vec![(a, patterns("a:alias"))]));
+        let late = router.publish_route("a:alias").unwrap();
+        assert!(router.check_route(&awaited, "a:room").is_ok());
+        assert!(router.check_route(&late, "a:room").is_err());
+        assert!(router.check_route(&late, "a:alias").is_ok());
     }
 
     #[test]

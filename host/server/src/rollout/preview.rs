@@ -23,6 +23,9 @@ const PREVIEW_RETRY_MS: u64 = 1000;
 /// The plugins in the order of precedence, with their rooms.
 pub(crate) type RoomTable = Vec<(String, Vec<RoomPattern>)>;
 
+/// Held while a preview is made: one at a time, because it compiles plugins, and lists and judges many members.
+pub(super) type PreviewPermit = Arc<OwnedSemaphorePermit>;
+
 /// A change of the plugins.
 pub(crate) struct PlannedChange {
     pub before: RoomTable,
@@ -85,9 +88,13 @@ fn governor<'a>(table: &'a RoomTable, room: &str) -> Option<&'a str> {
 
 impl Rollout {
     /// What a change would do here. Members of rooms whose plugin has other settings are judged, too.
-    pub(crate) async fn preview(&self, change: PlannedChange) -> Result<ChangePreview, Refusal> {
-        let PlannedChange { before, after, mut versions } = change;
-        let _previewing = self.begin_preview()?;
+    /// `permit` is held until the end.
+    pub(crate) async fn preview(
+        &self,
+        change: PlannedChange,
+        permit: PreviewPermit,
+    ) -> Result<ChangePreview, Refusal> {
+        let (PlannedChange { before, after, mut versions }, _permit) = (change, permit);
         let tables = Arc::new((before, after));
         let changed: Vec<_> = versions.keys().cloned().collect();
         let (selected, of) = (tables.clone(), changed.clone());
@@ -159,11 +166,11 @@ impl Rollout {
         Ok(preview)
     }
 
-    /// One at a time, because it lists and judges many members.
-    fn begin_preview(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    /// Refuses if another preview is being made.
+    pub(super) fn begin_preview(&self) -> Result<PreviewPermit, Refusal> {
         let message = "another preview is being made; try again";
         let busy = |_| Refusal::retry(ErrorCode::Overloaded, message, PREVIEW_RETRY_MS);
-        self.previews.clone().try_acquire_owned().map_err(busy)
+        self.previews.clone().try_acquire_owned().map(Arc::new).map_err(busy)
     }
 
     /// The version that would decide about the rooms of a plugin, compiled once more, so that nothing that it does
@@ -197,22 +204,21 @@ impl Rollout {
         self: &Arc<Self>,
         configs: &[PluginConfig],
     ) -> Result<ChangePreview, Refusal> {
-        let (mut versions, reading) = (HashMap::new(), Arc::new(self.begin_preview()?));
+        let (mut versions, permit) = (HashMap::new(), self.begin_preview()?);
         for config in configs {
-            if let Some(version) = self.changed_version(config, &reading).await? {
+            if let Some(version) = self.changed_version(config, &permit).await? {
                 versions.insert(config.name().to_owned(), version);
             }
         }
-        drop(reading);
         let (before, after) = self.planned_rooms(configs).await?;
-        self.preview(PlannedChange { before, after, versions }).await
+        self.preview(PlannedChange { before, after, versions }, permit).await
     }
 
     /// The version of a plugin with this configuration, if it is new or has another file or other settings.
     async fn changed_version(
         &self,
         config: &PluginConfig,
-        permit: &Arc<OwnedSemaphorePermit>,
+        permit: &PreviewPermit,
     ) -> Result<Option<CompiledVersion>, Refusal> {
         let config = Arc::new(config.clone());
         // If the file system does not answer, there are no more previews until it does.

@@ -9,7 +9,7 @@ use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern, unix_ms};
 use switchyard_store::{Governance, GovernedSlot, SlotConflict, Unavailable};
 use tokio::time::Instant;
 
-/// How long a call waits until all nodes have done their part. A silent node is awaited until its lease ends.
+/// How long a call waits until all nodes have done their part. A silent node is awaited until its report expires.
 pub(super) const EFFECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it looks.
 pub(super) const EFFECT_POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -79,11 +79,14 @@ impl Rollout {
     /// background.
     pub(super) async fn settled_record_of_store(&self) -> Result<Governance, Refusal> {
         let until = Instant::now() + EFFECT_TIMEOUT;
+        let mut known = None;
         loop {
-            let record = self.governance_registry().governance(None).await.map_err(unavailable)?;
-            let record = record.unwrap_or_default();
-            if record.announced.is_none() {
-                return Ok(record);
+            // The whole record is read only if it has changed.
+            if let Some(record) = self.governance_registry().governance(known).await.map_err(unavailable)? {
+                if record.announced.is_none() {
+                    return Ok(record);
+                }
+                known = Some(record.revision);
             }
             if Instant::now() >= until {
                 return Err(still_changing());
@@ -154,6 +157,6 @@ pub(super) fn slot_conflict(error: SlotConflict) -> Refusal {
 
 pub(super) fn still_changing() -> Refusal {
     let message = "the plugins of all nodes are still being changed: a node has not confirmed yet; it is awaited until its \
-                   lease ends; see switchyard plugin list";
+                   report expires; see switchyard plugin list";
     Refusal::retry(ErrorCode::Overloaded, message, 1000)
 }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::hub::{CompiledVersion, conflict, stopping, unavailable};
 use serde_json::{Map, Value};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use switchyard_plugin::{Plugin, PluginConfig, PluginSeries, digest};
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern, unix_ms};
 use switchyard_store::{
@@ -17,6 +17,9 @@ use switchyard_store::{
     StoredSettings, VersionHistory,
 };
 use tokio::time::{Instant, timeout};
+
+/// How long the versions of a removed plugin are kept until all nodes have done their part.
+const VERSIONS_KEPT: Duration = Duration::from_secs(600);
 
 /// What an operator wants a plugin of the store to be.
 #[derive(Clone)]
@@ -77,6 +80,7 @@ impl Rollout {
         change: SlotChange,
     ) -> Result<ChangePreview, Refusal> {
         self.require_shared_store()?;
+        let permit = self.begin_preview()?;
         let change = SlotChange { opens_rooms: true, ..change };
         let record = self.settled_record_of_store().await?;
         let known = record.slots.iter().find(|slot| slot.name == change.name);
@@ -86,16 +90,18 @@ impl Rollout {
         let ChangedVersion { plugin, .. } = self.version_of_change(&config, known).await?;
         let version = CompiledVersion { plugin, on_failure: config.on_failure };
         let versions = HashMap::from([(change.name, version)]);
-        self.preview(PlannedChange { before: rooms_of(&record), after: rooms_of(&next), versions }).await
+        let (before, after) = (rooms_of(&record), rooms_of(&next));
+        self.preview(PlannedChange { before, after, versions }, permit).await
     }
 
     /// What removing a plugin would do on this node.
     pub(crate) async fn preview_removal(self: &Arc<Self>, name: &str) -> Result<ChangePreview, Refusal> {
+        let permit = self.begin_preview()?;
         let record = self.settled_record_of_store().await?;
         let (live, _) = self.live_nodes().await.map_err(unavailable)?;
         let next = record.remove(name, &live).map_err(slot_conflict)?;
         let (before, after) = (rooms_of(&record), rooms_of(&next));
-        self.preview(PlannedChange { before, after, versions: HashMap::new() }).await
+        self.preview(PlannedChange { before, after, versions: HashMap::new() }, permit).await
     }
 
     async fn try_change_slot(self: Arc<Self>, change: SlotChange) -> Result<Arc<PluginSlot>, Refusal> {
@@ -163,9 +169,14 @@ impl Rollout {
             }
         };
         tracing::info!(target: AUDIT_TARGET, plugin = name, by, "plugin removed from the store");
-        // Its versions are deleted when no node runs them any more, however long that takes.
+        // Its versions are deleted when no node runs them any more. If that takes too long, they stay until a plugin of
+        // this name is added.
+        let until = Instant::now() + VERSIONS_KEPT;
         while let Err(refusal) = self.settled_record(revision).await {
-            tracing::debug!(plugin = name, "a removed plugin still has its versions: {}", refusal.message);
+            if Instant::now() >= until {
+                tracing::warn!(plugin = name, "a removed plugin keeps its versions: {}", refusal.message);
+                return Err(refusal);
+            }
             tokio::time::sleep(EFFECT_POLL_INTERVAL).await;
         }
         // Another plugin of this name may have been added since. It keeps its versions.

@@ -5,9 +5,9 @@
 use super::*;
 use crate::hub::{
     Connection,
-    refusals::renamed,
+    refusals::{changing_governor, renamed},
     room::MemberToJudge,
-    router::{Owners, SlotId, changing_governor},
+    router::{Owners, SlotId},
 };
 use std::collections::{BTreeMap, VecDeque};
 use switchyard_plugin::Principal;
@@ -17,7 +17,7 @@ use switchyard_process::{
 };
 use switchyard_protocol::ErrorCode;
 
-/// How long the members that arrive with one handover are judged. Those who are left must join again. Calls of
+/// How long a shard judges the members that arrive with one handover, from the first ones on. Those who are left must join again. Calls of
 /// the plugin take turns, so a principal with slow calls costs others little of this time.
 const JUDGING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The length of a principal's turn.
@@ -39,6 +39,8 @@ struct Awaited {
     /// The shards that have not handed their rooms over, with the commands about these rooms. The messages
     /// among them count as waiting for this shard, so their number is limited.
     deferred: BTreeMap<ShardId, VecDeque<ShardCommand>>,
+    /// Until when members are judged. Set when the first ones arrive.
+    judging_until: Option<Instant>,
     reply: oneshot::Sender<()>,
 }
 
@@ -64,6 +66,12 @@ impl Arrivals {
     /// Whether this shard has ever lost rooms. Requests for them may still be waiting.
     pub(super) fn has_lost_rooms(&self) -> bool {
         self.has_lost_rooms
+    }
+
+    /// Until when members that arrive now are judged.
+    fn judging_deadline(&mut self, now: Instant) -> Instant {
+        let until = now + JUDGING_TIMEOUT;
+        self.awaited.as_mut().map_or(until, |awaited| *awaited.judging_until.get_or_insert(until))
     }
 
     fn arrived(&mut self, from: ShardId) {
@@ -140,7 +148,8 @@ impl Shard {
             reply.send(()).ok();
             return;
         }
-        self.arrivals.awaited = Some(Awaited { previous: handover.previous.clone(), deferred, reply });
+        self.arrivals.awaited =
+            Some(Awaited { previous: handover.previous.clone(), deferred, judging_until: None, reply });
     }
 
     /// Forgets what this shard knows about the members of a room that it hands over. Their places remain if another
@@ -168,7 +177,7 @@ impl Shard {
             }
             self.rooms.insert(name, RoomEntry::Open(room, charge));
         }
-        let (until, mut admitted) = (Instant::now() + JUDGING_TIMEOUT, HashMap::new());
+        let (until, mut admitted) = (self.arrivals.judging_deadline(Instant::now()), HashMap::new());
         while !to_judge.is_empty() {
             let began = Instant::now();
             to_judge.serve_next(|(name, member)| {

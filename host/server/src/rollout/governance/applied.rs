@@ -7,7 +7,7 @@ use crate::{
     rollout::{PluginSlot, StoredPlugin},
 };
 use std::sync::Arc;
-use switchyard_protocol::Refusal;
+use switchyard_protocol::{Refusal, unix_ms};
 use switchyard_store::{Governance, GovernedSlot};
 
 impl Rollout {
@@ -87,25 +87,18 @@ impl Rollout {
     /// would share their versions.
     pub(in crate::rollout) fn check_name(&self, slot: &PluginSlot) -> Result<(), Refusal> {
         let name = slot.name();
-        let record = self.governance.record();
-        let mut slots = record.slots.iter().chain(record.announced.iter().flatten());
-        let is_taken = slot.config.load().file.is_some()
-            && slots.any(|governed| governed.name == name && governed.stored.is_some());
-        match is_taken {
+        match slot.config.load().file.is_some() && is_of_store(&self.governance.record(), &name) {
             true => Err(conflict(name_of_store(&name))),
             false => Ok(()),
         }
     }
 
-    /// The first of these names of plugins in a configuration that belongs to a plugin of the store.
+    /// Refuses names of plugins in a configuration that belong to plugins of the store, or are reserved for one that is
+    /// being added.
     pub(crate) fn check_names<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
-        let record = self.governance.record();
-        let is_taken = |name: &&str| {
-            let is_stored = |slot: &GovernedSlot| slot.name == **name && slot.stored.is_some();
-            let mut slots = record.slots.iter().chain(record.announced.iter().flatten());
-            record.reserved.contains_key(*name) || slots.any(is_stored)
-        };
-        match names.find(is_taken) {
+        let (record, now) = (self.governance.record(), unix_ms());
+        let is_reserved = |name: &str| record.reserved.get(name).is_some_and(|reserved| now < reserved.until);
+        match names.find(|name| is_of_store(&record, name) || is_reserved(name)) {
             Some(name) => Err(conflict(name_of_store(name))),
             None => Ok(()),
         }
@@ -155,6 +148,12 @@ impl Rollout {
             });
         record.slots.iter().filter_map(differs).chain(lost).collect()
     }
+}
+
+/// Whether this is a plugin of the store.
+fn is_of_store(record: &Governance, name: &str) -> bool {
+    let mut slots = record.slots.iter().chain(record.announced.iter().flatten());
+    slots.any(|slot| slot.name == name && slot.stored.is_some())
 }
 
 fn name_of_store(name: &str) -> String {
