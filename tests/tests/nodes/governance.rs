@@ -179,11 +179,11 @@ async fn nobody_connects_to_a_node_without_the_plugin_that_decides_who_may() {
     // The only node that has the plugin is gone, and one that starts later cannot load it.
     let mut one = one;
     one.process.kill().await;
-    let folder = Node::create_folder(&redis.url(), &keeper.replace("keeper.wasm", "missing.wasm"));
-    let three = Node::start_in(folder).await;
+    let too_little = "budget = { memory = \"64KiB\" }\n";
+    let three = Node::start(&redis.url(), &(keeper + too_little)).await;
     refused(&three).await;
     refused(&two).await;
-    reconfigure(&three, "missing.wasm", "keeper.wasm");
+    reconfigure(&three, too_little, "");
     eventually_within(SILENT_NODE_TIMEOUT, "a client", async || connect(&three).await.ok()).await;
     refused(&two).await;
 }

@@ -422,7 +422,9 @@ async fn the_history_of_rooms_that_change_their_plugin_is_cleared_if_the_operato
         publish(room).await;
     }
     let held = async |room: &str| {
-        let history = Live::connect(&two.url).await.ask(json!({"type": "history", "room": room})).await;
+        let reader = Live::connect(&two.url).await;
+        reader.subscribe(json!([room])).await;
+        let history = reader.ask(json!({"type": "history", "room": room})).await;
         history["messages"].as_array().unwrap_or_else(|| panic!("{history}")).len()
     };
     member.message("tvl", 1).await;
