@@ -34,6 +34,10 @@ pub struct Governance {
     /// concerned any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<Vec<GovernedSlot>>,
+    /// The plugins before a change that has taken effect, perhaps not on all nodes yet. Until it has, the rooms
+    /// concerned accept no messages: a node that is late would deliver them as its plugins before the change decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_from: Option<Vec<GovernedSlot>>,
     /// The node that clears the history of the rooms that change their plugin, before the announced change takes
     /// effect. If it is dead, another node does. `None`: the history stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,17 +160,28 @@ impl Governance {
         match changes_rooms {
             true => {
                 let announced = Some(slots);
-                Self { revision, slots: self.slots.clone(), announced, history_cleared_by: None, reserved }
+                Self { revision, slots: self.slots.clone(), announced, reserved, ..Self::default() }
             }
-            false => Self { revision, slots, announced: None, history_cleared_by: None, reserved },
+            false => Self { revision, slots, reserved, ..Self::default() },
         }
     }
 
-    /// The record after the announced change has taken effect.
+    /// Whether no change is under way.
+    pub fn is_settled(&self) -> bool {
+        self.announced.is_none() && self.changed_from.is_none()
+    }
+
+    /// The record in which the announced change takes effect, because all nodes have closed the rooms concerned.
     pub fn complete(&self) -> Self {
         let slots = self.announced.as_ref().unwrap_or(&self.slots).clone();
+        let changed_from = self.announced.is_some().then(|| self.slots.clone());
         let reserved = self.reserved.clone();
-        Self { revision: self.revision + 1, slots, announced: None, history_cleared_by: None, reserved }
+        Self { revision: self.revision + 1, slots, changed_from, reserved, ..Self::default() }
+    }
+
+    /// The record in which the rooms concerned are open again, because all nodes have handed them over.
+    pub fn settle(&self) -> Self {
+        Self { revision: self.revision + 1, changed_from: None, ..self.clone() }
     }
 
     /// The same record, of which this node clears the history of the rooms that change their plugin, if any do.
@@ -247,6 +262,14 @@ impl GovernedSlot {
     }
 }
 
+/// The plugin that governs a room, if these are all plugins.
+pub fn governing_slot<'a>(slots: &'a [GovernedSlot], room: &str) -> Option<&'a GovernedSlot> {
+    // The room `*` and inboxes are never governed.
+    let may_be_governed = !room.starts_with(['*', '@']);
+    let governs = |slot: &&GovernedSlot| slot.rooms.iter().any(|pattern| pattern.matches(room));
+    slots.iter().filter(|_| may_be_governed).find(governs)
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -297,6 +320,9 @@ mod tests {
         assert_eq!(shown(announced.announced.as_ref().unwrap()), "x1=x:*");
         let complete = announced.complete();
         assert_eq!((complete.revision, &*shown(&complete.slots)), (2, "x1=x:*"));
+        assert_eq!((complete.changed_from.as_deref(), complete.is_settled()), (Some(&[][..]), false));
+        let complete = complete.settle();
+        assert!(complete.revision == 3 && complete.is_settled());
         let same = reads(&complete, "b", "x=x:*", "ab");
         assert_eq!((same.announced.is_none(), shown(&same.slots)), (true, shown(&complete.slots)));
     }

@@ -515,3 +515,47 @@ async fn a_plugin_runs_as_a_candidate_before_it_is_added() {
     assert_eq!(status, 409, "{refused}");
     assert!(error(&refused).contains("plugin load --shadow"), "{refused}");
 }
+
+/// Once, each node opened the rooms as soon as it had handed them over itself, so others still delivered what was
+/// published there as their plugins before the change decided. The plugin `stamp` takes no message without `n`, and no
+/// member without a filter.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_message_that_a_new_plugin_has_judged_is_delivered_to_whom_it_refuses() {
+    let redis = Redis::start().await;
+    let [one, two] = [Node::start(&redis.url(), "").await, Node::start(&redis.url(), "").await];
+    let publisher = Live::connect(&two.url).await;
+    let publish =
+        async |data: Value| publisher.ask(json!({"type": "publish", "room": "s:a", "data": data})).await;
+    for _ in 0..3 {
+        let member = Live::connect(&one.url).await;
+        member.subscribe(json!(["s:a"])).await;
+        let code = fs::read(guest("stamp")).expect("a guest");
+        let (status, staged) = call(&one, "PUT", "/v1/plugins/stamp", code).await;
+        assert_eq!(status, 200, "{staged}");
+        let added = put_slot(&one, "stamp", "", json!({"rooms": ["s:*"]}));
+        let published = async {
+            let mut judged = 0;
+            while judged < 50 {
+                // Only without a plugin.
+                let unjudged = publish(json!({"x": 1})).await;
+                if unjudged["error"]["code"] == "message_rejected" {
+                    judged += u64::from(publish(json!({"n": 1, "to": 1})).await["type"] == "published");
+                }
+            }
+        };
+        let ((status, added), ()) = tokio::join!(added, published);
+        assert_eq!(status, 200, "{added}");
+        member.wait_for_frame("removed", |frame| frame["type"] == "unsubscribed").await;
+        member.round_trip().await;
+        let leaked: Vec<_> =
+            member.frames().into_iter().filter(|frame| !frame["data"]["n"].is_null()).collect();
+        assert!(leaked.is_empty(), "{} messages, such as {}", leaked.len(), leaked[0]);
+        let (status, removed) = call(&one, "DELETE", "/v1/plugins/stamp?open=true", "").await;
+        assert_eq!(status, 200, "{removed}");
+        assert_eq!(
+            publish(json!({"x": 1})).await["type"],
+            "published",
+            "the rooms are open again on all nodes"
+        );
+    }
+}

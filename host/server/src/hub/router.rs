@@ -43,6 +43,8 @@ pub(super) struct Table {
     owners: Arc<Owners>,
     /// The owners after the change that is under way. Rooms whose owner will change accept no messages.
     next: Option<Arc<Owners>>,
+    /// Other rooms that accept no messages: not all nodes have handed them over yet.
+    closed: Option<RoomSelector>,
     /// By id. `None` if it was removed.
     shards: Vec<Option<ShardHandle>>,
     slots: BTreeMap<SlotId, SlotShards>,
@@ -197,9 +199,10 @@ impl Table {
         self.owner_and_id(room).1
     }
 
-    /// Whether a room is about to have another governor.
+    /// Whether a room is about to have another governor, or has one that not all nodes have.
     fn is_changing(&self, room: &str) -> bool {
         self.next.as_ref().is_some_and(|next| next.slot(room) != self.owners.slot(room))
+            || self.closed.as_ref().is_some_and(|closed| closed(room))
     }
 
     fn owner_and_id(&self, room: &str) -> (ShardId, &ShardHandle) {
@@ -215,7 +218,7 @@ impl Router {
         let owners = Arc::new(Owners { governed: vec![], ungoverned: ids, hasher: RandomState::new() });
         let shards = ungoverned.into_iter().map(Some).collect();
         let (slots, next_slot) = (BTreeMap::new(), 0);
-        Self { table: RwLock::new(Table { owners, next: None, shards, slots, next_slot }) }
+        Self { table: RwLock::new(Table { owners, next: None, closed: None, shards, slots, next_slot }) }
     }
 
     /// Waits while owners are changing, for microseconds.
@@ -361,7 +364,8 @@ impl Router {
             return Err(changing_governor(room));
         }
         let permit = PublishPermit { _token: shard.publishing.token() };
-        let (governed, is_late) = (shard.governed.clone(), table.next.is_some());
+        let is_late = table.next.is_some() || table.closed.is_some();
+        let governed = shard.governed.clone();
         Ok(PublishRoute { shard: id, governed, permit, is_late })
     }
 
@@ -418,6 +422,11 @@ impl Router {
             under_way.push(publishing);
         }
         under_way
+    }
+
+    /// Keeps rooms closed to messages, or opens them again.
+    pub(super) fn keep_closed(&self, rooms: Option<RoomSelector>) {
+        self.table_mut().closed = rooms;
     }
 
     /// Makes the owners of [`close_changing`](Self::close_changing) the current ones, and tells the shards to

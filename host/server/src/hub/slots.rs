@@ -3,7 +3,7 @@
 //! decides which slots there are and which version is in each of them.
 
 use super::{
-    Hub,
+    Hub, RoomSelector,
     command::{ShardCommand, SwapPreparation},
     conflict,
     governed_rooms::GovernedRooms,
@@ -86,6 +86,11 @@ impl Hub {
         for done in self.router.hand_over() {
             done.await.ok();
         }
+    }
+
+    /// Keeps rooms closed to messages, in addition to those that are about to change their governor, or opens them.
+    pub(crate) fn keep_closed(&self, rooms: Option<RoomSelector>) {
+        self.router.keep_closed(rooms);
     }
 
     /// It was just read which plugins govern which rooms, and rooms were handed over accordingly; or the store could

@@ -23,6 +23,9 @@ use tokio_util::task::AbortOnDropHandle;
 /// repeated. A node must follow the others within a second.
 const STORE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often the record of governance is read while it changes: the rooms concerned are closed to messages.
+const CHANGE_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 /// How often this node reports its plugins to other nodes if nothing has changed.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -255,14 +258,17 @@ async fn poll_versions(rollout: Arc<Rollout>, versions: watch::Sender<Option<Arc
 
 /// Follows which plugin governs which rooms on all nodes, for ever.
 async fn follow_governance(rollout: Arc<Rollout>) {
-    let mut known_drift = vec![];
+    let (mut known_drift, mut interval) = (vec![], STORE_POLL_INTERVAL);
     loop {
         tokio::select! {
-            () = tokio::time::sleep(STORE_POLL_INTERVAL) => {}
+            () = tokio::time::sleep(interval) => {}
             () = rollout.governance_wanted() => {}
         }
         rollout.expire_staged();
-        if let Err(refusal) = rollout.poll_governance().await {
+        let followed = rollout.poll_governance().await;
+        let is_changing = followed.as_ref().is_ok_and(|record| !record.is_settled());
+        interval = if is_changing { CHANGE_POLL_INTERVAL } else { STORE_POLL_INTERVAL };
+        if let Err(refusal) = followed {
             tracing::debug!("{}; rooms keep their governors", refusal.message);
         }
         let drift = rollout.governance_drift();

@@ -138,19 +138,19 @@ impl Rollout {
             return Err(error);
         }
         let mut record = self.follow_governance().await?;
-        while record.announced.is_none() && !self.governance.known().is_recorded {
+        while record.is_settled() && !self.governance.known().is_recorded {
             let (live, _) = self.live_nodes().await?;
             let mut next = record.configure(mine, &live);
             if clears_history {
                 next = next.clearing_history(self.node());
             }
-            let is_same = next.announced.is_none() && next.slots == record.slots;
+            let is_same = next.is_settled() && next.slots == record.slots;
             let is_recorded =
                 is_same || self.governance_registry().replace_governance(record.revision, &next).await?;
             self.governance.known().is_recorded = is_recorded;
             record = self.follow_governance().await?;
         }
-        Ok(self.governance.known().is_recorded && record.announced.is_none())
+        Ok(self.governance.known().is_recorded && record.is_settled())
     }
 
     /// Follows the record once.
@@ -169,7 +169,7 @@ impl Rollout {
     async fn renew_claims(&self, record: &Governance) -> Result<(), Unavailable> {
         let mine = {
             let known = self.governance.known();
-            known.configured.clone().filter(|_| known.is_recorded && record.announced.is_none())
+            known.configured.clone().filter(|_| known.is_recorded && record.is_settled())
         };
         let Some(mine) = mine else { return Ok(()) };
         let is_claimed = |(name, _): &(String, _)| {
@@ -192,7 +192,7 @@ impl Rollout {
         let _following = self.governance.lock.lock().await;
         loop {
             let record = self.read_governance().await.map_err(unavailable)?;
-            if record.announced.is_none() {
+            if record.is_settled() {
                 if !record.slots.iter().any(|slot| slot.claimed.contains_key(self.node())) {
                     return Ok(());
                 }
@@ -223,7 +223,7 @@ impl Rollout {
             // While a change is announced, or the record does not know this node's plugins yet, those that were just
             // removed here would count as absent. But a change that this node has not seen comes before anything
             // that builds on it.
-            let is_settled = record.announced.is_none() && self.governance.known().is_recorded;
+            let is_settled = record.is_settled() && self.governance.known().is_recorded;
             if is_settled || self.is_behind(&record) {
                 self.prepare_stored_plugins(&record.slots);
                 self.apply(&record).await;
@@ -241,18 +241,37 @@ impl Rollout {
                 let (live, is_confirmed) = self.live_nodes().await?;
                 if is_confirmed(record.revision)
                     && self.is_history_cleared(&record, &live)
-                    && self
-                        .governance_registry()
-                        .replace_governance(record.revision, &record.complete())
-                        .await?
+                    && self.replace_governance(&record, &record.complete()).await?
                 {
                     continue;
                 }
                 return Ok(record);
             }
-            self.governance.known().confirmed = record.revision;
+            if record.changed_from.is_some() {
+                // Its rooms have been handed over above.
+                if self.governance.confirmed() != record.revision {
+                    self.governance.known().confirmed = record.revision;
+                    self.send_report().await?;
+                }
+                let (_, is_confirmed) = self.live_nodes().await?;
+                if is_confirmed(record.revision) && self.replace_governance(&record, &record.settle()).await?
+                {
+                    continue;
+                }
+                return Ok(record);
+            }
+            // So that whoever has made the change knows when all nodes have applied it.
+            if self.governance.confirmed() != record.revision {
+                self.governance.known().confirmed = record.revision;
+                self.send_report().await?;
+            }
             return Ok(record);
         }
+    }
+
+    /// Replaces the record, if it is the current one.
+    async fn replace_governance(&self, record: &Governance, next: &Governance) -> Result<bool, Unavailable> {
+        self.governance_registry().replace_governance(record.revision, next).await
     }
 
     /// Reads the record. Writes it again if the store has lost it.

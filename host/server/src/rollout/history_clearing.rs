@@ -11,8 +11,8 @@ use std::{
     },
 };
 use switchyard_process::lock::LockExt;
-use switchyard_protocol::room::{RoomKind, RoomName};
-use switchyard_store::{Governance, GovernedSlot, Unavailable};
+use switchyard_protocol::room::RoomName;
+use switchyard_store::{Governance, Unavailable, governing_slot};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many rooms are read from the directory at a time.
@@ -80,7 +80,8 @@ impl Rollout {
             let with_history = page.iter().filter(|room| room.messages > 0);
             let rooms = with_history.filter_map(|room| RoomName::parse(&room.room).ok());
             let changes = |room: &RoomName| {
-                room.kind() == RoomKind::Ordinary && governor(&record.slots, room) != governor(next, room)
+                let governor = |slots| governing_slot(slots, room).map(|slot| &slot.name);
+                governor(&record.slots) != governor(next)
             };
             let rooms: Vec<_> = rooms.filter(changes).collect();
             for rooms in rooms.chunks(CONCURRENT_ROOMS) {
@@ -89,10 +90,4 @@ impl Rollout {
             cleared += rooms.len();
         }
     }
-}
-
-/// The plugin that governs a room.
-fn governor<'a>(slots: &'a [GovernedSlot], room: &str) -> Option<&'a str> {
-    let slot = slots.iter().find(|slot| slot.rooms.iter().any(|pattern| pattern.matches(room)));
-    slot.map(|slot| &*slot.name)
 }

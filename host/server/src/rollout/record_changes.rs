@@ -83,7 +83,7 @@ impl Rollout {
         loop {
             // The whole record is read only if it has changed.
             if let Some(record) = self.governance_registry().governance(known).await.map_err(unavailable)? {
-                if record.announced.is_none() {
+                if record.is_settled() {
                     return Ok(record);
                 }
                 known = Some(record.revision);
@@ -100,7 +100,24 @@ impl Rollout {
         let until = Instant::now() + EFFECT_TIMEOUT;
         loop {
             let record = self.poll_governance().await?;
-            if record.announced.is_none() && record.revision >= revision {
+            if record.is_settled() && record.revision >= revision {
+                return Ok(record);
+            }
+            if Instant::now() >= until {
+                return Err(still_changing());
+            }
+            tokio::time::sleep(EFFECT_POLL_INTERVAL).await;
+        }
+    }
+
+    /// Follows the record until all live nodes have applied this revision, and this node runs the plugins of the store
+    /// with the settings in it.
+    pub(super) async fn applied_record(self: &Arc<Self>, revision: u64) -> Result<Arc<Governance>, Refusal> {
+        let until = Instant::now() + EFFECT_TIMEOUT;
+        loop {
+            let record = self.settled_record(revision).await?;
+            let (_, is_confirmed) = self.live_nodes().await.map_err(unavailable)?;
+            if is_confirmed(revision) && self.prepare_stored_plugins(&record.slots) {
                 return Ok(record);
             }
             if Instant::now() >= until {

@@ -136,7 +136,7 @@ impl Rollout {
         let (plugin, by) = (&change.name, &change.by);
         let sha256 = &version.plugin.info().sha256;
         tracing::info!(target: AUDIT_TARGET, plugin, by, sha256, "plugin of the store changed");
-        self.settled_record(revision).await?;
+        self.applied_record(revision).await?;
         self.slot(&change.name)
     }
 
@@ -172,7 +172,7 @@ impl Rollout {
         // Its versions are deleted when no node runs them any more. If that takes too long, they stay until a plugin of
         // this name is added.
         let until = Instant::now() + VERSIONS_KEPT;
-        while let Err(refusal) = self.settled_record(revision).await {
+        while let Err(refusal) = self.applied_record(revision).await {
             if Instant::now() >= until {
                 tracing::warn!(plugin = name, "a removed plugin keeps its versions: {}", refusal.message);
                 return Err(refusal);

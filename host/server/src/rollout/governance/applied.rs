@@ -3,12 +3,12 @@
 
 use super::Rollout;
 use crate::{
-    hub::{SlotId, SlotRooms, conflict},
+    hub::{RoomSelector, SlotId, SlotRooms, conflict},
     rollout::{PluginSlot, StoredPlugin},
 };
 use std::sync::Arc;
 use switchyard_protocol::{Refusal, unix_ms};
-use switchyard_store::{Governance, GovernedSlot};
+use switchyard_store::{Governance, GovernedSlot, governing_slot};
 
 impl Rollout {
     /// Whether other rooms were handed over last than those of the record, without the change that it announces.
@@ -26,7 +26,9 @@ impl Rollout {
     /// Hands rooms over, unless they have the right governors already, and forgets plugins that are gone.
     pub(super) async fn apply(&self, record: &Arc<Governance>) {
         // While a change is announced, it may be the one that brings them.
-        let is_settled = record.announced.is_none() && self.governance.known().is_recorded;
+        let is_settled = record.is_settled() && self.governance.known().is_recorded;
+        // Before rooms are handed over, which would open them.
+        self.hub.keep_closed(changed_rooms(record));
         let routes = self.routes(&record.slots, is_settled);
         if self.governance.known().applied != routes {
             self.hub.close_changing_rooms(routes.clone()).await;
@@ -148,6 +150,16 @@ impl Rollout {
             });
         record.slots.iter().filter_map(differs).chain(lost).collect()
     }
+}
+
+/// The rooms that stay closed to messages until all nodes have handed them over.
+fn changed_rooms(record: &Arc<Governance>) -> Option<RoomSelector> {
+    record.changed_from.as_ref()?;
+    let record = record.clone();
+    Some(Arc::new(move |room: &str| {
+        let governor = |slots| governing_slot(slots, room).map(|slot| (&slot.name, slot.stored.is_some()));
+        record.changed_from.as_deref().is_some_and(|before| governor(before) != governor(&record.slots))
+    }))
 }
 
 /// Whether this is a plugin of the store.

@@ -13,7 +13,7 @@ impl Rollout {
     /// Records which of the plugins decide who may connect, as far as this node runs the versions that are active on
     /// all nodes.
     pub(super) async fn record_connect_hooks(&self, record: &Governance) -> Result<(), Unavailable> {
-        if record.announced.is_some() {
+        if !record.is_settled() {
             return Ok(());
         }
         let mut known = BTreeMap::new();
