@@ -22,7 +22,7 @@ pub(crate) enum ContractVersion {
 
 /// Maximum size of a file in bytes. A plugin with an engine for another language has about twenty million, a
 /// Rust plugin a quarter of a million.
-pub(crate) const MAX_FILE_BYTES: usize = 64 << 20;
+pub const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// The interfaces that a plugin may import. `types` contains no functions.
 const ALLOWED_IMPORTS: [&str; 6] = ["log", "clock", "random", "metrics", "state", "types"];

@@ -90,8 +90,9 @@ impl GovernorGroup {
         let mut health = self.health.locked();
         let hooks = &plugin.info().hooks;
         if let Some(previous) = &health.active {
-            previous.recorder().end();
+            previous.recorder().set_replaced(true);
         }
+        plugin.recorder().set_replaced(false);
         *health = Health::new(Some(plugin.clone()), on_failure);
         // This version may have been quarantined when it was active before.
         plugin.stats().set_quarantine(self.role, None);

@@ -65,6 +65,7 @@ pub use config::{
     BudgetConfig, InvalidHeader, ListedHeader, PluginConfig, PluginFile, PluginFileError, VersionError,
     read_signature, signature_file,
 };
+pub use contract::MAX_FILE_BYTES;
 pub use counters::CallCounts;
 pub use deliver::{Audience, FilterResults};
 pub use engine::{Budget, Engine, EngineError, MAX_INSTANCES};

@@ -20,6 +20,8 @@ pub(super) struct Recorder {
     /// Read with each call, so that a version that is not being recorded pays for nothing else.
     is_recording: AtomicBool,
     queue: Mutex<Option<Queue>>,
+    /// Whether another version is active now. Changes only under the lock of the queue.
+    is_replaced: AtomicBool,
 }
 
 struct Queue {
@@ -68,9 +70,20 @@ impl Recorder {
     }
 
     /// Ends the recording after the calls so far.
-    pub(super) fn end(&self) {
+    fn end(&self) {
         self.is_recording.store(false, Ordering::Relaxed);
         *self.queue.locked() = None;
+    }
+
+    /// Ends the recording, because another version has become active. One that begins after that ends at once, until
+    /// this version is active again.
+    pub(super) fn set_replaced(&self, is_replaced: bool) {
+        let mut queue = self.queue.locked();
+        self.is_replaced.store(is_replaced, Ordering::Relaxed);
+        if is_replaced {
+            self.is_recording.store(false, Ordering::Relaxed);
+            *queue = None;
+        }
     }
 }
 
@@ -85,8 +98,10 @@ impl Recording {
         if queue.is_some() {
             return None;
         }
-        *queue = Some(Queue { calls: sender, usage: usage.clone() });
-        recorder.is_recording.store(true, Ordering::Relaxed);
+        if !recorder.is_replaced.load(Ordering::Relaxed) {
+            *queue = Some(Queue { calls: sender, usage: usage.clone() });
+            recorder.is_recording.store(true, Ordering::Relaxed);
+        }
         drop(queue);
         Some(Self { plugin, calls, usage, has_data })
     }
@@ -127,7 +142,8 @@ mod tests {
         let (calls, queued) = mpsc::channel(2);
         let usage: Arc<Usage> = Arc::default();
         let queue = Mutex::new(Some(Queue { calls, usage: usage.clone() }));
-        (Recorder { is_recording: AtomicBool::new(true), queue }, queued, usage)
+        let is_replaced = AtomicBool::new(false);
+        (Recorder { is_recording: AtomicBool::new(true), queue, is_replaced }, queued, usage)
     }
 
     fn call(bytes: usize) -> MirroredCall {
@@ -152,6 +168,18 @@ mod tests {
         recorder.record(|| call(MAX_QUEUED_BYTES / 2));
         recorder.record(|| call(MAX_QUEUED_BYTES / 2));
         assert_eq!(usage.skipped.load(Ordering::Relaxed), 1);
+    }
+
+    /// Once, a recording that began while another version became active never ended, and saw no calls.
+    #[test]
+    fn a_version_that_was_replaced_is_not_recorded() {
+        let (recorder, mut queued, _) = recorder();
+        recorder.set_replaced(true);
+        assert!(matches!(queued.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)));
+        assert!(recorder.is_replaced.load(Ordering::Relaxed) && recorder.queue.locked().is_none());
+        recorder.record(|| panic!("nobody records"));
+        recorder.set_replaced(false);
+        assert!(!recorder.is_replaced.load(Ordering::Relaxed));
     }
 
     #[test]

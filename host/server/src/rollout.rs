@@ -188,7 +188,8 @@ impl Rollout {
     pub(crate) fn report(&self) -> NodeReport {
         let plugins = self.slots().iter().map(|slot| (slot.name(), slot.report())).collect();
         let (host, instance) = (self.governance.host().to_owned(), self.governance.node().to_owned());
-        NodeReport { host, instance, governance: self.governance.confirmed(), plugins }
+        let opens_ungoverned = self.ungoverned == Ungoverned::Open;
+        NodeReport { host, instance, governance: self.governance.confirmed(), opens_ungoverned, plugins }
     }
 
     /// Where the versions of plugins are stored, for all nodes.

@@ -28,6 +28,9 @@ pub trait GovernanceRegistry: Send + Sync {
 pub struct Governance {
     /// Increases with each change. 0 if no plugin was ever configured.
     pub revision: u64,
+    /// Tells this record from one that was begun anew after the store had lost it.
+    #[serde(default)]
+    pub lineage: u64,
     /// The plugins in the order of precedence: the first one with a matching pattern governs a room.
     pub slots: Vec<GovernedSlot>,
     /// The plugins after a change that was announced. It takes effect when no node publishes to the rooms
@@ -57,6 +60,9 @@ pub struct GovernedSlot {
     pub rooms: Vec<RoomPattern>,
     /// Increases when its rooms or its precedence change.
     pub generation: u64,
+    /// When a plugin of the store was added, in Unix milliseconds. Tells it from others that had its name before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub added: u64,
     /// The nodes that have it in their configuration, with the addresses that operators know them by. A node
     /// that stops gives its claim up; the claim of a node that dies stays, so that its rooms do not open.
     pub claimed: BTreeMap<String, String>,
@@ -155,14 +161,10 @@ impl Governance {
         for slot in &mut slots[same..] {
             slot.generation += 1;
         }
-        let revision = self.revision + 1;
-        let reserved = self.reserved.clone();
+        let next = Self { slots, ..self.successor() };
         match changes_rooms {
-            true => {
-                let announced = Some(slots);
-                Self { revision, slots: self.slots.clone(), announced, reserved, ..Self::default() }
-            }
-            false => Self { revision, slots, reserved, ..Self::default() },
+            true => Self { slots: self.slots.clone(), announced: Some(next.slots), ..next },
+            false => next,
         }
     }
 
@@ -175,8 +177,43 @@ impl Governance {
     pub fn complete(&self) -> Self {
         let slots = self.announced.as_ref().unwrap_or(&self.slots).clone();
         let changed_from = self.announced.is_some().then(|| self.slots.clone());
-        let reserved = self.reserved.clone();
-        Self { revision: self.revision + 1, slots, changed_from, reserved, ..Self::default() }
+        Self { slots, changed_from, ..self.successor() }
+    }
+
+    /// The next record, in which no change is under way.
+    fn successor(&self) -> Self {
+        let (lineage, reserved) = (self.lineage, self.reserved.clone());
+        Self { revision: self.revision + 1, lineage, reserved, ..Self::default() }
+    }
+
+    /// This record as the first one of a new lineage. `now` is in Unix milliseconds: no other lineage has had these
+    /// revisions.
+    pub fn begun(self, lineage: u64, now: u64) -> Self {
+        Self { revision: now.max(self.revision), lineage, ..self }
+    }
+
+    /// The record to write if this is what the store has instead of `known`, which a node has read before. `None` if the
+    /// node can accept it as it is.
+    ///
+    /// If the store has none, or an older one of the same lineage, it has lost the newest. Another lineage was begun
+    /// after that: it gets the plugins of the store that it lacks, because nobody has removed them.
+    pub fn restore(&self, known: &Self, live: &BTreeSet<String>) -> Option<Self> {
+        if known.revision == 0 || (self.lineage == known.lineage && self.revision > known.revision) {
+            return None;
+        }
+        let revision = self.revision.max(known.revision) + 1;
+        if self.revision == 0 || self.lineage == known.lineage {
+            return Some(Self { revision, ..known.clone() });
+        }
+        let is_lost = |slot: &&GovernedSlot| {
+            slot.stored.is_some() && !self.slots.iter().any(|other| other.name == slot.name)
+        };
+        let lost: Vec<_> = known.slots.iter().filter(is_lost).cloned().collect();
+        if lost.is_empty() || !self.is_settled() {
+            return None;
+        }
+        let slots = self.slots.iter().cloned().chain(lost).collect();
+        Some(Self { revision, ..self.with_slots(slots, live) })
     }
 
     /// The record in which the rooms concerned are open again, because all nodes have handed them over.
@@ -256,6 +293,7 @@ impl GovernedSlot {
             generation: 0,
             claimed,
             declined,
+            added: 0,
             has_connect_hook: false,
             stored: None,
         }
@@ -268,6 +306,10 @@ pub fn governing_slot<'a>(slots: &'a [GovernedSlot], room: &str) -> Option<&'a G
     let may_be_governed = !room.starts_with(['*', '@']);
     let governs = |slot: &&GovernedSlot| slot.rooms.iter().any(|pattern| pattern.matches(room));
     slots.iter().filter(|_| may_be_governed).find(governs)
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
 }
 
 fn is_false(value: &bool) -> bool {
@@ -388,6 +430,32 @@ mod tests {
         assert_eq!(cleared_by("x=x"), None);
         let announced = reads(&record, "a", "x=other", "ab").clearing_history("a");
         assert_eq!(announced.complete().history_cleared_by, None);
+    }
+
+    #[test]
+    fn a_record_that_was_begun_anew_gets_the_plugins_of_the_store_that_it_lacks() {
+        let known = Governance {
+            slots: vec![
+                GovernedSlot { stored: Some(StoredSettings::default()), ..GovernedSlot::new("s") },
+                GovernedSlot::new("f"),
+            ],
+            ..Governance::default().begun(1, 1000)
+        };
+        let all = live("ab");
+        assert_eq!(
+            Governance::default().restore(&known, &all),
+            Some(Governance { revision: 1001, ..known.clone() })
+        );
+        let older = Governance { revision: 900, ..known.clone() };
+        assert_eq!(older.restore(&known, &all).unwrap().revision, 1001);
+        let newer = Governance { revision: 1001, slots: vec![], ..known.clone() };
+        assert_eq!(newer.restore(&known, &all), None, "somebody has removed them");
+        let other = Governance { slots: vec![GovernedSlot::new("x")], ..Governance::default().begun(2, 500) };
+        let merged = other.restore(&known, &all).unwrap();
+        assert_eq!((merged.revision, merged.lineage), (1001, 2));
+        assert_eq!(shown(merged.announced.as_ref().unwrap()), "x0= s1=");
+        assert_eq!(merged.complete().settle().restore(&known, &all), None, "nothing is missing any more");
+        assert_eq!(other.restore(&Governance::default(), &all), None);
     }
 
     #[test]

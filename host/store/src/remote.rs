@@ -14,6 +14,9 @@ pub trait RemoteStore: Send + Sync {
     /// If this node cannot serve clients; the error is the reason.
     async fn check(&self) -> Result<Option<String>, Unavailable>;
 
+    /// Whether all keys are on one server at a time, so that a node that cannot reach one key cannot reach any.
+    fn has_one_server(&self) -> bool;
+
     /// Records that the client of this connection has answered the ping of an
     /// [`Event::Probe`](crate::Event::Probe), and takes its session back unless another connection has
     /// resumed it by now.

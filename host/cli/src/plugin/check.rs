@@ -5,7 +5,6 @@ use crate::{
     json_argument::{parse_config, parse_filter},
     output::{Problems, print_line},
 };
-use anyhow::Context;
 use clap::Args;
 use serde_json::value::RawValue;
 use std::path::PathBuf;
@@ -29,7 +28,7 @@ pub(crate) struct PluginCheckArgs {
 }
 
 pub(super) fn run(args: PluginCheckArgs) -> anyhow::Result<()> {
-    let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let bytes = super::versions::read_plugin(&args.file)?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let plugin =
         Plugin::load(&Engine::with_compiler_limits()?, &name, &bytes, &args.config, args.budget.budget())?;

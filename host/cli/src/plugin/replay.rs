@@ -61,7 +61,7 @@ struct ReplayCounts {
 
 pub(super) fn run(args: TestArgs) -> anyhow::Result<()> {
     let mut expected = args.expect.as_deref().map(read_expected).transpose()?;
-    let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let bytes = super::versions::read_plugin(&args.file)?;
     let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
     let engine = Engine::with_compiler_limits()?;
     let plugin = Plugin::load(&engine, &name, &bytes, &args.config, args.budget.budget())?;

@@ -1,6 +1,6 @@
 //! The commands that add, configure and remove plugins of running nodes, for all nodes that share a store.
 
-use super::versions::{path, print_change, text_of};
+use super::versions::{path, print_change, read_plugin, text_of};
 use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
     count::counted,
@@ -148,7 +148,7 @@ pub(super) async fn add(args: AddArgs) -> anyhow::Result<()> {
         );
     }
     let admin = AdminClient::new(&change.admin)?;
-    let body = std::fs::read(&file).with_context(|| file.display().to_string())?;
+    let body = read_plugin(&file)?;
     let signature_file = signature_file(&file);
     let signature = read_signature(&signature_file).with_context(|| signature_file.display().to_string())?;
     let signature = signature.as_deref().map(str::trim);

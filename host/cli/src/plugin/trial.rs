@@ -9,7 +9,7 @@ use crate::{
         pace::Speed,
     },
 };
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use serde_json::value::RawValue;
 use std::{
@@ -157,7 +157,7 @@ impl Trial {
     }
 
     fn load(args: &TrialArgs, engine: &Engine, budget: Budget) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+        let bytes = super::versions::read_plugin(&args.file)?;
         let name = args.file.file_stem().unwrap_or_default().to_string_lossy();
         let plugin = Plugin::load(engine, &name, &bytes, &args.config, budget)?;
         Ok(Self {

@@ -10,8 +10,12 @@ use crate::{
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::Value;
-use std::path::PathBuf;
-use switchyard_plugin::{check_file, digest, read_signature, signature_file};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+use switchyard_plugin::{MAX_FILE_BYTES, check_file, digest, read_signature, signature_file};
 
 #[derive(Args)]
 pub(crate) struct PluginListArgs {
@@ -89,7 +93,7 @@ pub(super) async fn list(args: PluginListArgs) -> anyhow::Result<()> {
 
 pub(super) async fn load(args: LoadArgs) -> anyhow::Result<()> {
     let admin = AdminClient::new(&args.admin)?;
-    let body = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let body = read_plugin(&args.file)?;
     let signature_file = signature_file(&args.file);
     let signature = read_signature(&signature_file).with_context(|| signature_file.display().to_string())?;
     let signature = signature.as_deref().map(str::trim);
@@ -173,11 +177,27 @@ pub(super) fn path(name: &str, rest: &str) -> String {
     format!("/v1/plugins/{}{rest}", url_safe(name))
 }
 
-/// Replaces characters that are not allowed in names of plugins. The node then answers that there is no such
-/// plugin.
+/// Escapes what has a meaning in a URL. The node then answers that there is no such plugin.
 fn url_safe(text: &str) -> String {
-    let replace = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    text.chars().map(replace).collect()
+    let escape = |byte: u8| match byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
+/// Reads a plugin to send. No node takes a larger one.
+pub(super) fn read_plugin(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut code = vec![];
+    let opened = File::open(file).with_context(|| file.display().to_string())?;
+    opened
+        .take(MAX_FILE_BYTES as u64 + 1)
+        .read_to_end(&mut code)
+        .with_context(|| file.display().to_string())?;
+    if code.len() > MAX_FILE_BYTES {
+        bail!("{}: it has more than {MAX_FILE_BYTES} bytes, so it is no plugin", file.display());
+    }
+    Ok(code)
 }
 
 pub(super) fn print_change(args: &AdminArgs, plugin: &Value, text: &str) -> anyhow::Result<()> {

@@ -17,9 +17,12 @@ use std::fmt;
 ///
 /// Letters match in either case: otherwise a client could bypass a plugin by spelling the name of its room
 /// differently.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub struct RoomPattern(String);
+
+/// Maximum length of a pattern, in bytes: that of a room name, and two asterisks for each of its parts would do.
+const MAX_PATTERN_BYTES: usize = 256;
 
 /// Why a text is not a [`RoomPattern`]. Holds the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +30,9 @@ pub enum InvalidRoomPattern {
     /// It is the name of an inbox, which no plugin governs.
     #[error("invalid room pattern '{0}'; a plugin cannot govern inboxes")]
     Inbox(String),
+    /// It is longer than any room name.
+    #[error("invalid room pattern of {0} bytes; at most {MAX_PATTERN_BYTES} are allowed")]
+    TooLong(usize),
     /// It is not a room name with `*` or `**` in the right place.
     #[error(
         "invalid room pattern '{0}'; expected a room name in which '*' ends a part or '**' ends the pattern"
@@ -41,9 +47,13 @@ impl TryFrom<String> for RoomPattern {
         if text.starts_with('@') {
             return Err(InvalidRoomPattern::Inbox(text));
         }
+        if text.len() > MAX_PATTERN_BYTES {
+            return Err(InvalidRoomPattern::TooLong(text.len()));
+        }
         let open = text.strip_suffix("**").unwrap_or(&text);
+        let last = open.matches(':').count();
         for (n, part) in open.split(':').enumerate() {
-            let last_is_open = open.len() < text.len() && n == open.matches(':').count();
+            let last_is_open = open.len() < text.len() && n == last;
             let literal = part.strip_suffix('*').unwrap_or(part);
             let is_ambiguous = last_is_open && part.ends_with('*');
             if is_ambiguous || !literal.chars().all(is_name_char) || (part.is_empty() && !last_is_open) {

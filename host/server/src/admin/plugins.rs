@@ -87,6 +87,8 @@ pub(super) async fn show(
     name: NamePath,
 ) -> ApiResult<PluginDetails> {
     caller.require(Scope::Admin, "see plugins")?;
+    // Another node may have changed it just now. If the store does not answer, what is known here is shown.
+    api.rollout.poll_governance().await.ok();
     let slot = api.rollout.slot(&name?.0)?;
     Ok(Json(describe(&api, &slot).await))
 }

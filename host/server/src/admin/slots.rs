@@ -91,6 +91,11 @@ pub(super) async fn remove(
     if dry_run {
         return Ok(json_response(to_json(api.rollout.preview_removal(&name).await?)));
     }
+    // Code that was sent for a plugin that was not added after all.
+    if api.rollout.slot(&name).is_err() && api.rollout.unstage(&name) {
+        let answer = json!({"name": name, "state": "removed", "shared_values": 0, "shared_bytes": 0});
+        return Ok(json_response(answer.to_string()));
+    }
     let by = key.principal.to_string();
     let removal = SlotRemoval { name: name.clone(), opens_rooms, clears_history, by };
     let removed = api.rollout.remove_plugin(removal).await?;

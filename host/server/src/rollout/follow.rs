@@ -39,11 +39,13 @@ impl Rollout {
             drop(activating);
             return self.follow_history(slot, history).await;
         }
-        if self.is_being_removed(slot) {
-            return Ok(());
-        }
         let has_lost = history.generation < known.generation;
         if has_lost || (is_anew && known.generation > 0) {
+            // A node that was stopped does not know yet that the plugin was removed.
+            self.poll_governance().await?;
+            if self.is_being_removed(slot) {
+                return Ok(());
+            }
             self.restore(slot, &known).await.map_err(unavailable)?;
         }
         if has_lost {

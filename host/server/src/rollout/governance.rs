@@ -14,7 +14,7 @@ use std::{
 };
 use switchyard_plugin::PluginConfig;
 use switchyard_process::lock::LockExt;
-use switchyard_protocol::Refusal;
+use switchyard_protocol::{Refusal, unix_ms};
 use switchyard_store::{Governance, GovernanceRegistry, NodePlugins, Unavailable};
 
 /// How often a node that makes a change asks whether all nodes have confirmed it.
@@ -134,7 +134,9 @@ impl Rollout {
         let began = Instant::now();
         // So that nobody changes anything without this node's confirmation, from before the record is read.
         if let Err(error) = self.send_report().await {
-            self.hub.renew_governance(began);
+            if !self.may_be_cut_off() {
+                self.hub.renew_governance(began);
+            }
             return Err(error);
         }
         let mut record = self.follow_governance().await?;
@@ -145,8 +147,7 @@ impl Rollout {
                 next = next.clearing_history(self.node());
             }
             let is_same = next.is_settled() && next.slots == record.slots;
-            let is_recorded =
-                is_same || self.governance_registry().replace_governance(record.revision, &next).await?;
+            let is_recorded = is_same || self.replace_governance(&record, &next).await?;
             self.governance.known().is_recorded = is_recorded;
             record = self.follow_governance().await?;
         }
@@ -181,7 +182,7 @@ impl Rollout {
         if has_former || !mine.plugins.iter().all(is_claimed) {
             let (live, _) = self.live_nodes().await?;
             if let Some(next) = record.claim(&mine, &live) {
-                self.governance_registry().replace_governance(record.revision, &next).await?;
+                self.replace_governance(record, &next).await?;
             }
         }
         Ok(())
@@ -198,7 +199,7 @@ impl Rollout {
                 }
                 let (live, _) = self.live_nodes().await.map_err(unavailable)?;
                 let next = record.leave(self.node(), &live);
-                let replaced = self.governance_registry().replace_governance(record.revision, &next).await;
+                let replaced = self.replace_governance(&record, &next).await;
                 if replaced.map_err(unavailable)? {
                     return Ok(());
                 }
@@ -211,9 +212,16 @@ impl Rollout {
     async fn follow_governance(self: &Arc<Self>) -> Result<Arc<Governance>, Unavailable> {
         let began = Instant::now();
         let followed = self.try_follow_governance().await;
-        // While the store is away, nobody can change the record, so the last one rules.
-        self.hub.renew_governance(began);
+        if followed.is_ok() || !self.may_be_cut_off() {
+            self.hub.renew_governance(began);
+        }
         followed
+    }
+
+    /// Whether a failure to read the record may mean that only this node cannot, and others change it. If the store has
+    /// several servers, the last record rules instead: all rooms would be closed while that of the record is away.
+    fn may_be_cut_off(&self) -> bool {
+        self.hub.store.remote.as_ref().is_some_and(|remote| remote.has_one_server())
     }
 
     /// Reads the record, does what it asks of this node, and completes a change that all nodes have confirmed.
@@ -225,8 +233,9 @@ impl Rollout {
             // that builds on it.
             let is_settled = record.is_settled() && self.governance.known().is_recorded;
             if is_settled || self.is_behind(&record) {
-                self.prepare_stored_plugins(&record.slots);
+                // First what is gone: a plugin may have been added under its name.
                 self.apply(&record).await;
+                self.prepare_stored_plugins(&record.slots);
             }
             if let Some(announced) = &record.announced {
                 if self.governance.confirmed() != record.revision {
@@ -270,8 +279,17 @@ impl Rollout {
     }
 
     /// Replaces the record, if it is the current one.
-    async fn replace_governance(&self, record: &Governance, next: &Governance) -> Result<bool, Unavailable> {
-        self.governance_registry().replace_governance(record.revision, next).await
+    pub(super) async fn replace_governance(
+        &self,
+        record: &Governance,
+        next: &Governance,
+    ) -> Result<bool, Unavailable> {
+        let registry = self.governance_registry();
+        if record.revision > 0 {
+            return registry.replace_governance(record.revision, next).await;
+        }
+        let lineage = getrandom::u64().expect("the system provides random bits");
+        registry.replace_governance(0, &next.clone().begun(lineage, unix_ms())).await
     }
 
     /// Reads the record. Writes it again if the store has lost it.
@@ -280,15 +298,18 @@ impl Rollout {
         loop {
             let known = self.governance.record();
             let Some(record) = registry.governance(Some(known.revision)).await? else { return Ok(known) };
-            if record.revision > known.revision {
-                let record = Arc::new(record);
-                self.governance.known().record = record.clone();
+            let (live, _) = self.live_nodes().await?;
+            let Some(restored) = record.restore(&known, &live) else {
+                let (record, mut known) = (Arc::new(record), self.governance.known());
+                if record.lineage != known.record.lineage {
+                    known.confirmed = 0;
+                }
+                known.record = record.clone();
                 return Ok(record);
-            }
+            };
             tracing::warn!(
                 "the store has lost the record of which plugin governs which rooms; writing it again"
             );
-            let restored = Governance { revision: known.revision + 1, ..Governance::clone(&known) };
             registry.replace_governance(record.revision, &restored).await?;
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{NodeReport, Rollout, RoomTable};
 use crate::hub::{Ungoverned, conflict, unavailable};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use switchyard_plugin::PluginConfig;
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern, unix_ms};
 use switchyard_store::{Governance, GovernedSlot, SlotConflict, Unavailable};
@@ -72,7 +72,7 @@ impl Rollout {
         record: &Governance,
         next: &Governance,
     ) -> Result<bool, Refusal> {
-        self.governance_registry().replace_governance(record.revision, next).await.map_err(unavailable)
+        self.replace_governance(record, next).await.map_err(unavailable)
     }
 
     /// The record as the store has it when no change is under way. Its effects here are applied in the
@@ -127,8 +127,17 @@ impl Rollout {
         }
     }
 
+    /// Whether rooms without a plugin are open on any node.
+    async fn is_any_node_open(&self) -> Result<bool, Refusal> {
+        let reports = self.registry().reports().await.map_err(unavailable)?;
+        let is_open = |(_, report): &(_, String)| {
+            serde_json::from_str::<NodeReport>(report).is_ok_and(|report| report.opens_ungoverned)
+        };
+        Ok(self.ungoverned == Ungoverned::Open || reports.iter().any(is_open))
+    }
+
     /// Refuses a change that leaves rooms without a plugin if such rooms are open, unless the operator wants that.
-    pub(super) fn check_opened_rooms(
+    pub(super) async fn check_opened_rooms(
         &self,
         before: &Governance,
         after: &Governance,
@@ -136,12 +145,12 @@ impl Rollout {
     ) -> Result<(), Refusal> {
         let after = after.announced.as_ref().unwrap_or(&after.slots);
         let opened = opened_rooms(&before.slots, after);
-        if opens_rooms || opened.is_empty() || self.ungoverned == Ungoverned::Closed {
+        if opens_rooms || opened.is_empty() || !self.is_any_node_open().await? {
             return Ok(());
         }
         let opened: Vec<_> = opened.iter().map(|pattern| format!("'{pattern}'")).collect();
         Err(conflict(format!(
-            "this would open {} to everybody, because rooms.ungoverned is open and no plugin would govern them; if this is \
+            "this would open {} to everybody, because rooms.ungoverned is open on a node and no plugin would govern them; if this is \
              intended, repeat it with --open (open=true)",
             opened.join(" and ")
         )))
@@ -157,7 +166,9 @@ pub(super) fn rooms_of(record: &Governance) -> RoomTable {
 /// The patterns of rooms that have a plugin before, and none after.
 fn opened_rooms(before: &[GovernedSlot], after: &[GovernedSlot]) -> Vec<RoomPattern> {
     let governing = || after.iter().flat_map(|slot| &slot.rooms);
-    let patterns = before.iter().flat_map(|slot| &slot.rooms);
+    // Nearly all of them stay, and all others are compared with each.
+    let kept: HashSet<_> = governing().collect();
+    let patterns = before.iter().flat_map(|slot| &slot.rooms).filter(|pattern| !kept.contains(pattern));
     patterns.filter(|pattern| !governing().any(|other| other.covers(pattern))).cloned().collect()
 }
 
@@ -168,6 +179,7 @@ pub(super) fn slot_conflict(error: SlotConflict) -> Refusal {
         SlotConflict::Configured { .. }
         | SlotConflict::Changed { .. }
         | SlotConflict::Full
+        | SlotConflict::TooManyPatterns
         | SlotConflict::TooLarge => conflict(error.to_string()),
     }
 }

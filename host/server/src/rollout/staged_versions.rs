@@ -6,9 +6,9 @@ use crate::hub::conflict;
 use bytes::Bytes;
 use serde::Serialize;
 use std::{collections::HashMap, sync::Mutex, time::Duration};
-use switchyard_plugin::digest;
+use switchyard_plugin::{check_file, digest};
 use switchyard_process::lock::LockExt;
-use switchyard_protocol::{ErrorCode, Refusal};
+use switchyard_protocol::{ErrorCode, Refusal, room::is_valid_principal};
 use tokio::time::Instant;
 
 /// How long code waits for the slot that uses it.
@@ -77,6 +77,12 @@ impl Rollout {
         self.staged.get(name).ok_or_else(none)
     }
 
+    /// Forgets the code that waits for the slot of a plugin. Returns whether there was some.
+    pub(crate) fn unstage(&self, name: &str) -> bool {
+        let staged = self.staged.get(name);
+        staged.inspect(|version| self.staged.forget(name, &version.code)).is_some()
+    }
+
     /// Keeps the code of a plugin that is to be added, for an hour, on this node. It governs nothing.
     pub(crate) fn stage(
         &self,
@@ -85,6 +91,11 @@ impl Rollout {
         signature: Option<String>,
     ) -> Result<StagedCode, Refusal> {
         self.require_shared_store()?;
+        if !is_valid_principal(name) {
+            let message = "the name of a plugin must be 1 to 64 of A-Z a-z 0-9 . _ -";
+            return Err(Refusal::invalid(message));
+        }
+        check_file(name, &code).map_err(|error| Refusal::invalid(error.to_string()))?;
         let trust = self.trust.load();
         trust
             .verify(name, &code, signature.as_deref())

@@ -163,7 +163,7 @@ impl Rollout {
             if *clears_history {
                 next = next.clearing_history(self.governance.node());
             }
-            self.check_opened_rooms(&record, &next, *opens_rooms)?;
+            self.check_opened_rooms(&record, &next, *opens_rooms).await?;
             if self.replace_record(&record, &next).await? {
                 break next.revision;
             }
@@ -239,7 +239,7 @@ impl Rollout {
         let next = record
             .put_stored(&change.name, &change.rooms, stored, seen, token, &live)
             .map_err(slot_conflict)?;
-        self.check_opened_rooms(record, &next, change.opens_rooms)?;
+        self.check_opened_rooms(record, &next, change.opens_rooms).await?;
         Ok(if change.clears_history { next.clearing_history(self.governance.node()) } else { next })
     }
 

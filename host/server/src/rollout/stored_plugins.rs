@@ -19,8 +19,17 @@ pub(crate) struct StoredPlugin {
     pub config: PluginConfig,
     /// The revision of these settings.
     revision: u64,
+    /// When it was added, in Unix milliseconds.
+    added: u64,
     /// Whether loading it has to be tried again.
     pub must_retry: bool,
+}
+
+impl StoredPlugin {
+    /// Whether this is the plugin of the record, and not one that had its name before.
+    pub(super) fn is(&self, governed: &GovernedSlot) -> bool {
+        self.added == governed.added && self.slot.has_name(&governed.name)
+    }
 }
 
 impl Rollout {
@@ -47,7 +56,7 @@ impl Rollout {
     fn needs_preparing(&self, governed: &GovernedSlot) -> bool {
         let Some(stored) = &governed.stored else { return false };
         let is_configured = self.configured.load().iter().any(|own| own.has_name(&governed.name));
-        let is_own = |own: &&StoredPlugin| own.slot.has_name(&governed.name);
+        let is_own = |own: &&StoredPlugin| own.is(governed);
         let revision = self.stored.borrow().iter().find(is_own).map(|own| own.revision);
         !is_configured && revision != Some(stored.revision) && self.settings_error(governed).is_none()
     }
@@ -77,7 +86,8 @@ impl Rollout {
         if let Err(refusal) = &loaded {
             tracing::error!("{}; its rooms are closed", refusal.message);
         }
-        let added = StoredPlugin { slot, config, revision, must_retry: loaded.is_err() };
+        let must_retry = loaded.is_err();
+        let added = StoredPlugin { slot, config, revision, added: governed.added, must_retry };
         self.stored.send_modify(|all| *all = all.iter().cloned().chain([added]).collect());
     }
 
@@ -97,14 +107,16 @@ impl Rollout {
     pub(super) fn is_being_removed(&self, slot: &PluginSlot) -> bool {
         let record = self.governance.record();
         let slots = record.announced.as_ref().unwrap_or(&record.slots);
-        slot.config.load().file.is_none() && !slots.iter().any(|governed| slot.has_name(&governed.name))
+        let stored = self.stored.borrow().clone();
+        let own = stored.iter().find(|own| std::ptr::eq(&*own.slot, slot));
+        own.is_some_and(|own| !slots.iter().any(|governed| own.is(governed)))
     }
 
     /// Applies the record to the plugins of the store that this node has: their rooms, which were handed over
     /// already, their order, and which of them are gone. The caller holds the governance lock.
     pub(super) async fn configure_stored_plugins(&self, record: &Governance) {
         let is_governing = |plugin: &StoredPlugin| {
-            let is_same = |slot: &GovernedSlot| slot.stored.is_some() && plugin.slot.has_name(&slot.name);
+            let is_same = |slot: &GovernedSlot| slot.stored.is_some() && plugin.is(slot);
             let announced = record.announced.iter().flatten();
             record.slots.iter().chain(announced).any(is_same)
         };

@@ -126,6 +126,9 @@ pub(crate) struct NodeReport {
     /// The revision of the governance record up to which the node has done its part.
     #[serde(default)]
     pub governance: u64,
+    /// Whether rooms without a plugin are open there. Earlier releases do not report it.
+    #[serde(default)]
+    pub opens_ungoverned: bool,
     pub plugins: BTreeMap<String, PluginReport>,
 }
 

@@ -11,6 +11,9 @@ use switchyard_protocol::room::RoomPattern;
 /// changes.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
+/// Maximum number of patterns of all plugins, unless they have more in the configuration of nodes.
+const MAX_PATTERNS: usize = 1024;
+
 /// How long a name is reserved at most. Storing code takes seconds.
 const RESERVATION_MS: u64 = 120_000;
 
@@ -78,6 +81,9 @@ pub enum SlotConflict {
     /// There is no room for more.
     #[error("there are {MAX_SLOTS} plugins already; remove one first")]
     Full,
+    /// The plugins have too many patterns.
+    #[error("all plugins would have more than {MAX_PATTERNS} patterns of rooms; use fewer and wider ones")]
+    TooManyPatterns,
     /// The settings of all plugins are too large.
     #[error(
         "the settings of all plugins would have more than {MAX_RECORD_BYTES} bytes; make some of them smaller"
@@ -86,6 +92,10 @@ pub enum SlotConflict {
 }
 
 impl Governance {
+    fn pattern_count(&self) -> usize {
+        self.slots.iter().map(|slot| slot.rooms.len()).sum()
+    }
+
     /// The record in which the name of a plugin that is to be added is reserved, until its code and its settings
     /// are stored. `now` is in Unix milliseconds.
     ///
@@ -137,8 +147,9 @@ impl Governance {
         token: Option<u64>,
         live: &BTreeSet<String>,
     ) -> Result<Self, SlotConflict> {
-        let reserved = self.reserved.get(name);
-        if token.is_some() && reserved.map(|reservation| reservation.token) != token {
+        // A name that is reserved is being added, or its versions are being deleted.
+        let reserved = self.reserved.get(name).filter(|reservation| stored.at < reservation.until);
+        if reserved.map(|reservation| reservation.token) != token {
             let by = reserved.map_or_else(|| stored.by.clone(), |reservation| reservation.by.clone());
             return Err(SlotConflict::Changed { name: name.to_owned(), by });
         }
@@ -159,7 +170,7 @@ impl Governance {
         let mut slot = match at {
             Some(at) if stays => slots[at].clone(),
             Some(at) => slots.remove(at),
-            None => GovernedSlot::new(name),
+            None => GovernedSlot { added: stored.at, ..GovernedSlot::new(name) },
         };
         slot.rooms = rooms.to_vec();
         let before = stored.before.clone();
@@ -178,6 +189,10 @@ impl Governance {
             next.reserved.remove(name);
         }
         let slots = next.announced.as_ref().unwrap_or(&next.slots);
+        // Every publish to a room without a plugin is compared with all of them.
+        if slots.iter().map(|slot| slot.rooms.len()).sum::<usize>() > MAX_PATTERNS.max(self.pattern_count()) {
+            return Err(SlotConflict::TooManyPatterns);
+        }
         match serde_json::to_string(slots).map_or(usize::MAX, |json| json.len()) <= MAX_RECORD_BYTES {
             true => Ok(next),
             false => Err(SlotConflict::TooLarge),
@@ -311,6 +326,31 @@ mod tests {
         assert_eq!(shown(&read.slots), "s1=s");
         assert_eq!(read.remove("s", &live("ab")).unwrap().announced, Some(vec![]));
         assert_eq!(read.remove("t", &live("ab")), Err(SlotConflict::Unknown("t".into())));
+    }
+
+    /// Once, a plugin that was changed while somebody else removed it was recorded without its code.
+    #[test]
+    fn a_plugin_is_not_put_under_a_name_that_somebody_else_has_reserved() {
+        let record = Governance::default().reserve("s", "ann", 7, 1000).unwrap();
+        let put = |at: u64| {
+            let stored = StoredSettings { by: "bob".into(), at, ..Default::default() };
+            record.put_stored("s", &plugins("s=s")[0].1, stored, None, None, &live("ab")).map(drop)
+        };
+        assert_eq!(put(2000), Err(SlotConflict::Changed { name: "s".into(), by: "ann".into() }));
+        assert_eq!(put(1000 + RESERVATION_MS), Ok(()), "the reservation is over");
+    }
+
+    #[test]
+    fn the_number_of_patterns_is_limited() {
+        let rooms = |count: usize| -> Vec<_> {
+            (0..count).map(|n| RoomPattern::try_from(format!("r{n}:*")).unwrap()).collect()
+        };
+        let put = |count| {
+            let stored = StoredSettings { by: "ann".into(), ..Default::default() };
+            Governance::default().put_stored("s", &rooms(count), stored, None, None, &live("a")).map(drop)
+        };
+        assert_eq!(put(MAX_PATTERNS), Ok(()));
+        assert_eq!(put(MAX_PATTERNS + 1), Err(SlotConflict::TooManyPatterns));
     }
 
     #[test]

@@ -300,6 +300,10 @@ impl RemoteStore for RedisStore {
         Ok(Some(self.context().link.failing_slots()).filter(|slots| *slots > 0).map(failing))
     }
 
+    fn has_one_server(&self) -> bool {
+        !self.context().link.is_clustered()
+    }
+
     fn confirm_alive(&self, handle: SessionHandle) {
         self.leased.sessions.reclaim(handle.connection);
     }

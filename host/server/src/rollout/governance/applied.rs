@@ -6,9 +6,16 @@ use crate::{
     hub::{RoomSelector, SlotId, SlotRooms, conflict},
     rollout::{PluginSlot, StoredPlugin},
 };
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use switchyard_protocol::{Refusal, unix_ms};
 use switchyard_store::{Governance, GovernedSlot, governing_slot};
+use tokio::time::timeout;
+
+/// How often the record is read while rooms are handed over.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Rollout {
     /// Whether other rooms were handed over last than those of the record, without the change that it announces.
@@ -17,7 +24,7 @@ impl Rollout {
             record
                 .slots
                 .iter()
-                .map(|slot| (slot.name.clone(), slot.rooms.clone(), slot.stored.is_some()))
+                .map(|slot| (slot.name.clone(), slot.rooms.clone(), slot.stored.is_some(), slot.added))
                 .collect()
         };
         rooms(&self.governance.known().applied_record) != rooms(record)
@@ -32,7 +39,7 @@ impl Rollout {
         let routes = self.routes(&record.slots, is_settled);
         if self.governance.known().applied != routes {
             self.hub.close_changing_rooms(routes.clone()).await;
-            self.hub.hand_rooms_over().await;
+            self.hand_rooms_over(record).await;
         }
         {
             let mut known = self.governance.known();
@@ -47,6 +54,21 @@ impl Rollout {
         };
         for slot in unused {
             self.hub.remove_slot(slot).await;
+        }
+    }
+
+    /// Hands rooms over. If slow plugins delay that, the other rooms of this node go on as long as nobody changes the
+    /// record.
+    async fn hand_rooms_over(&self, record: &Governance) {
+        let handed_over = self.hub.hand_rooms_over();
+        tokio::pin!(handed_over);
+        while timeout(RENEWAL_INTERVAL, &mut handed_over).await.is_err() {
+            let began = Instant::now();
+            let is_reported = self.send_report().await.is_ok();
+            let read = self.governance_registry().governance(Some(record.revision)).await;
+            if is_reported && matches!(read, Ok(None)) {
+                self.hub.renew_governance(began);
+            }
         }
     }
 
@@ -79,7 +101,7 @@ impl Rollout {
         match slot.stored {
             None => self.configured.load().iter().find(|own| own.has_name(&slot.name)).cloned(),
             Some(_) => {
-                let is_own = |own: &&StoredPlugin| own.slot.has_name(&slot.name);
+                let is_own = |own: &&StoredPlugin| own.is(slot);
                 self.stored.borrow().iter().find(is_own).map(|own| own.slot.clone())
             }
         }

@@ -25,7 +25,7 @@ impl Rollout {
             }
         }
         if let Some(next) = record.with_connect_hooks(&known) {
-            self.governance_registry().replace_governance(record.revision, &next).await?;
+            self.replace_governance(record, &next).await?;
         }
         Ok(())
     }
