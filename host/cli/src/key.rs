@@ -103,12 +103,19 @@ pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
     }
 }
 
+impl KeyArgs {
+    /// The tier, unless it is the one that keys without a tier have, which need not be configured.
+    fn tier(&self) -> Option<&String> {
+        self.tier.as_ref().filter(|tier| *tier != switchyard_server::DEFAULT_TIER)
+    }
+}
+
 /// The key as a configuration describes it.
 fn key_config(args: &KeyArgs, digest: Digest) -> KeyConfig {
     KeyConfig {
         digest,
         principal: args.principal.clone(),
-        tier: args.tier.clone().map(|tier| toml::Spanned::new(0..0, tier)),
+        tier: args.tier().cloned().map(|tier| toml::Spanned::new(0..0, tier)),
         scopes: args.scope.clone(),
         // In whole seconds, as a configuration writes it.
         expires: args.expires.map(|age| Expiry((unix_ms() + age.as_millis() as u64) / 1000 * 1000)),
@@ -161,7 +168,7 @@ fn print_new(args: &KeyArgs, key: &str, config: &KeyConfig) -> Result<(), Output
     print_line!("[[key]]")?;
     print_line!("digest = \"{}\"", config.digest)?;
     print_line!("principal = \"{}\"", config.principal.0)?;
-    if let Some(tier) = &args.tier {
+    if let Some(tier) = args.tier() {
         print_line!("tier = {}", toml::Value::from(tier.as_str()))?;
     }
     let scopes: Vec<_> = args.scope.iter().map(|scope| format!("\"{}\"", scope.as_str())).collect();
@@ -193,7 +200,7 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
     let given = args.digest.map(Digest::try_from).transpose();
     let given = given.map_err(|error| InvalidArguments(format!("--digest: {error}")))?;
     let config = load_config(args.config.as_ref())?;
-    if let Some(tier) = args.key.tier.as_ref().filter(|tier| !config.tiers.contains_key(*tier)) {
+    if let Some(tier) = args.key.tier().filter(|tier| !config.tiers.contains_key(*tier)) {
         bail!("--tier: '{tier}' is not configured; add [tier.{tier}] to the configuration of every node");
     }
     let (key, digest) = match given {

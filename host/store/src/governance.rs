@@ -197,7 +197,7 @@ impl Governance {
     ///
     /// If the store has none, or an older one of the same lineage, it has lost the newest. Another lineage was begun
     /// after that: it gets the plugins of the store that it lacks, because nobody has removed them.
-    pub fn restore(&self, known: &Self, live: &BTreeSet<String>) -> Option<Self> {
+    pub fn restore(&self, known: &Self) -> Option<Self> {
         if known.revision == 0 || (self.lineage == known.lineage && self.revision > known.revision) {
             return None;
         }
@@ -205,15 +205,16 @@ impl Governance {
         if self.revision == 0 || self.lineage == known.lineage {
             return Some(Self { revision, ..known.clone() });
         }
+        let current = self.announced.as_ref().unwrap_or(&self.slots);
         let is_lost = |slot: &&GovernedSlot| {
-            slot.stored.is_some() && !self.slots.iter().any(|other| other.name == slot.name)
+            slot.stored.is_some() && !current.iter().any(|other| other.name == slot.name)
         };
         let lost: Vec<_> = known.slots.iter().filter(is_lost).cloned().collect();
-        if lost.is_empty() || !self.is_settled() {
+        if lost.is_empty() {
             return None;
         }
-        let slots = self.slots.iter().cloned().chain(lost).collect();
-        Some(Self { revision, ..self.with_slots(slots, live) })
+        let announced = Some(current.iter().cloned().chain(lost).collect());
+        Some(Self { revision, announced, ..self.clone() })
     }
 
     /// The record in which the rooms concerned are open again, because all nodes have handed them over.
@@ -441,21 +442,20 @@ mod tests {
             ],
             ..Governance::default().begun(1, 1000)
         };
-        let all = live("ab");
         assert_eq!(
-            Governance::default().restore(&known, &all),
+            Governance::default().restore(&known),
             Some(Governance { revision: 1001, ..known.clone() })
         );
         let older = Governance { revision: 900, ..known.clone() };
-        assert_eq!(older.restore(&known, &all).unwrap().revision, 1001);
+        assert_eq!(older.restore(&known).unwrap().revision, 1001);
         let newer = Governance { revision: 1001, slots: vec![], ..known.clone() };
-        assert_eq!(newer.restore(&known, &all), None, "somebody has removed them");
+        assert_eq!(newer.restore(&known), None, "somebody has removed them");
         let other = Governance { slots: vec![GovernedSlot::new("x")], ..Governance::default().begun(2, 500) };
-        let merged = other.restore(&known, &all).unwrap();
+        let merged = other.restore(&known).unwrap();
         assert_eq!((merged.revision, merged.lineage), (1001, 2));
-        assert_eq!(shown(merged.announced.as_ref().unwrap()), "x0= s1=");
-        assert_eq!(merged.complete().settle().restore(&known, &all), None, "nothing is missing any more");
-        assert_eq!(other.restore(&Governance::default(), &all), None);
+        assert_eq!(shown(merged.announced.as_ref().unwrap()), "x0= s0=");
+        assert_eq!(merged.complete().settle().restore(&known), None, "nothing is missing any more");
+        assert_eq!(other.restore(&Governance::default()), None);
     }
 
     #[test]

@@ -298,8 +298,7 @@ impl Rollout {
         loop {
             let known = self.governance.record();
             let Some(record) = registry.governance(Some(known.revision)).await? else { return Ok(known) };
-            let (live, _) = self.live_nodes().await?;
-            let Some(restored) = record.restore(&known, &live) else {
+            let Some(restored) = record.restore(&known) else {
                 let (record, mut known) = (Arc::new(record), self.governance.known());
                 if record.lineage != known.record.lineage {
                     known.confirmed = 0;
