@@ -55,13 +55,13 @@ pub trait Broker: Send + Sync {
         reader: Reader,
     ) -> Result<History, Unavailable>;
 
-    /// Starts a new epoch of a room, without messages. Nodes that receive its messages are told with
-    /// [`Lost`](crate::Event::Lost). Does nothing if the room does not exist.
+    /// Ends this epoch of a room, and starts a new one without messages. Nodes that receive its messages are told with
+    /// [`Lost`](crate::Event::Lost). Does nothing if the room has another epoch or does not exist.
     ///
     /// # Errors
     ///
     /// If the store does not answer in time. The history may be gone nevertheless.
-    async fn clear_history(&self, room: &RoomName) -> Result<(), Unavailable>;
+    async fn clear_history(&self, room: &RoomName, epoch: &str) -> Result<(), Unavailable>;
 
     /// Whether the store may keep more for the principal of this share. A store that is nearly full refuses
     /// principals for which it keeps much. The memory store first evicts what clients can be told that they

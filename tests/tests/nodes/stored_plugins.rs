@@ -3,7 +3,9 @@
 
 use serde_json::{Value, json};
 use std::{fs, time::Duration};
-use switchyard_tests::{Answer, KEY, Live, Node, Redis, Server, eventually, guest, plugin, replace_file};
+use switchyard_tests::{
+    Answer, KEY, Live, Node, Proxy, Redis, Server, eventually, eventually_within, guest, plugin, replace_file,
+};
 
 const NAME: &str = "thresholds";
 
@@ -558,4 +560,64 @@ async fn no_message_that_a_new_plugin_has_judged_is_delivered_to_whom_it_refuses
             "the rooms are open again on all nodes"
         );
     }
+}
+
+/// Once, a node that could not ask the store took that for an outage, in which nobody can change anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_cut_off_publishes_nothing_by_the_plugins_of_before() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(&redis).await;
+    let [one, two] = [Node::start(&proxy.url(), "").await, Node::start(&redis.url(), "").await];
+    let client = Live::connect(&one.url).await;
+    let publish = async || client.ask(json!({"type": "publish", "room": "s:a", "data": {"x": 1}})).await;
+    assert_eq!(publish().await["type"], "published");
+    proxy.swallow();
+    let code = fs::read(guest("stamp")).expect("a guest");
+    let (status, staged) = call(&two, "PUT", "/v1/plugins/stamp", code).await;
+    assert_eq!(status, 200, "{staged}");
+    // It is awaited until its report expires.
+    let (status, added) = put_slot(&two, "stamp", "", json!({"rooms": ["s:*"]})).await;
+    assert_eq!(status, 200, "{added}");
+    proxy.pass();
+    eventually_within(SILENT_NODE_TIMEOUT, "the new plugin", async || {
+        let answer = publish().await;
+        assert_ne!(answer["type"], "published", "the plugin takes no message without `n`: {answer}");
+        (answer["error"]["code"] == "message_rejected").then_some(())
+    })
+    .await;
+}
+
+/// Once, such a node wrote the old versions back, and went on with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_was_removed_and_added_again_while_a_node_was_stopped_is_the_new_one_everywhere() {
+    let redis = Redis::start().await;
+    let [one, two] = [Node::start(&redis.url(), "").await, Node::start(&redis.url(), "").await];
+    add(&one, NAME, json!(["tvl"])).await;
+    has(&two, &[NAME]).await;
+    two.process.signal("STOP").await;
+    let (status, removed) = call(&one, "DELETE", "/v1/plugins/thresholds?open=true", "").await;
+    assert!(status == 200 || error(&removed).contains("still being changed"), "{removed}");
+    let mut code = fs::read(guest("threshold_filter")).expect("a guest");
+    // A custom section makes it another version.
+    code.extend([0, 2, 1, b'x']);
+    let sha256 = eventually_within(SILENT_NODE_TIMEOUT, "the name is free", async || {
+        let (_, staged) = call(&one, "PUT", "/v1/plugins/thresholds", code.clone()).await;
+        (staged["state"] == "staged").then(|| staged["sha256"].clone())
+    })
+    .await;
+    eventually_within(SILENT_NODE_TIMEOUT, "the plugin is added again", async || {
+        (put_slot(&one, NAME, "", json!({"rooms": ["tvl"]})).await.0 == 200).then_some(())
+    })
+    .await;
+    two.process.signal("CONT").await;
+    let three = Node::start(&redis.url(), "").await;
+    for node in [&one, &two, &three] {
+        eventually("the new version", async || {
+            let (_, plugin) = call(node, "GET", "/v1/plugins/thresholds", "").await;
+            (plugin["state"] == "active" && plugin["plugin"]["sha256"] == sha256).then_some(())
+        })
+        .await;
+    }
+    let (_, plugin) = call(&two, "GET", "/v1/plugins/thresholds", "").await;
+    assert_eq!(plugin["versions"].as_array().map(Vec::len), Some(1), "{plugin}");
 }

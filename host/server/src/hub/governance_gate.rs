@@ -119,8 +119,8 @@ impl GovernanceGate {
         waiting
     }
 
-    /// The record was read, and rooms have the plugins that it names; or the store could not be asked, so that
-    /// nobody else can have changed it. `began` is when reading began. Passes on what was held.
+    /// The record was read, and rooms have the plugins that it names; or the store has several servers, and that of the
+    /// record could not be asked. `began` is when reading began. Passes on what was held.
     pub(super) fn renew(&self, began: Instant, mut route: impl FnMut(Event) -> usize) {
         let began = self.millis_at(began);
         let mut held = self.held.locked();

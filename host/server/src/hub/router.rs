@@ -365,8 +365,7 @@ impl Router {
         }
         let permit = PublishPermit { _token: shard.publishing.token() };
         let is_late = table.next.is_some() || table.closed.is_some();
-        let governed = shard.governed.clone();
-        Ok(PublishRoute { shard: id, governed, permit, is_late })
+        Ok(PublishRoute { shard: id, governed: shard.governed.clone(), permit, is_late })
     }
 
     /// Checks the way of a message whose plugin has told the canonical name of its room: refuses it if the plugin
@@ -422,6 +421,10 @@ impl Router {
             under_way.push(publishing);
         }
         under_way
+    }
+
+    pub(super) fn is_change_announced(&self) -> bool {
+        self.table().next.is_some()
     }
 
     /// Keeps rooms closed to messages, or opens them again.

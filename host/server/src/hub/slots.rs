@@ -1,5 +1,5 @@
 //! The hub's slots for plugins, and the few verbs that change them: [`Hub::add_slot`], [`Hub::remove_slot`],
-//! [`Hub::close_changing_rooms`], [`Hub::hand_rooms_over`], [`Hub::swap`] and [`Hub::set_mirror`]. `rollout`
+//! [`Hub::close_changing_rooms`], [`Hub::begin_handover`], [`Hub::swap`] and [`Hub::set_mirror`]. `rollout`
 //! decides which slots there are and which version is in each of them.
 
 use super::{
@@ -16,7 +16,7 @@ use switchyard_plugin::{MAX_INSTANCES, Mirror, OnFailure, Plugin};
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Refusal, room::RoomPattern};
 use tokio::{
-    sync::oneshot,
+    sync::{MutexGuard, oneshot},
     time::{Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
@@ -30,6 +30,21 @@ const PUBLISH_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct SlotRooms {
     pub slot: SlotId,
     pub patterns: Arc<[RoomPattern]>,
+}
+
+/// Rooms that are being handed over. No others are, as long as this exists.
+pub(crate) struct BegunHandover<'a> {
+    shards: Vec<oneshot::Receiver<()>>,
+    _changing: MutexGuard<'a, ()>,
+}
+
+impl BegunHandover<'_> {
+    /// Returns when all rooms have been handed over.
+    pub(crate) async fn completed(self) {
+        for done in self.shards {
+            done.await.ok();
+        }
+    }
 }
 
 /// A compiled version of a plugin, and what happens if a call of it fails.
@@ -81,11 +96,20 @@ impl Hub {
     /// Makes the change of [`close_changing_rooms`](Self::close_changing_rooms): hands the rooms over with their
     /// members, between two messages. The new governor judges the members again. Returns when all rooms have
     /// been handed over.
+    #[cfg(test)]
     pub(crate) async fn hand_rooms_over(&self) {
-        let _changing = self.handovers.lock().await;
-        for done in self.router.hand_over() {
-            done.await.ok();
-        }
+        self.begin_handover().await.completed().await;
+    }
+
+    /// The same, but returns when every room belongs to its new owner, which may not have its members yet.
+    pub(crate) async fn begin_handover(&self) -> BegunHandover<'_> {
+        let changing = self.handovers.lock().await;
+        BegunHandover { shards: self.router.hand_over(), _changing: changing }
+    }
+
+    /// Whether rooms are closed because they are about to have another governor.
+    pub(crate) fn is_change_announced(&self) -> bool {
+        self.router.is_change_announced()
     }
 
     /// Keeps rooms closed to messages, in addition to those that are about to change their governor, or opens them.

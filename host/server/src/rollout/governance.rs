@@ -158,10 +158,10 @@ impl Rollout {
     pub(crate) async fn poll_governance(self: &Arc<Self>) -> Result<Arc<Governance>, Refusal> {
         let _following = self.governance.lock.lock().await;
         let record = self.follow_governance().await.map_err(unavailable)?;
-        self.renew_claims(&record).await.map_err(unavailable)?;
-        self.record_connect_hooks(&record).await.map_err(unavailable)?;
         self.apply_connect_hooks();
         self.end_added_candidates();
+        self.renew_claims(&record).await.map_err(unavailable)?;
+        self.record_connect_hooks(&record).await.map_err(unavailable)?;
         Ok(record)
     }
 
@@ -232,7 +232,7 @@ impl Rollout {
             // removed here would count as absent. But a change that this node has not seen comes before anything
             // that builds on it.
             let is_settled = record.is_settled() && self.governance.known().is_recorded;
-            if is_settled || self.is_behind(&record) {
+            if is_settled || record.changed_from.is_some() || self.is_behind(&record) {
                 // First what is gone: a plugin may have been added under its name.
                 self.apply(&record).await;
                 self.prepare_stored_plugins(&record.slots);

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::room::RoomName;
@@ -17,6 +18,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How many rooms are read from the directory at a time.
 const PAGE_ROOMS: usize = 1000;
+/// When clearing is tried again after a failure of the store.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How many rooms are cleared at a time.
 const CONCURRENT_ROOMS: usize = 64;
 
@@ -60,7 +63,10 @@ impl Rollout {
                     tracing::info!(target: AUDIT_TARGET, rooms, "history of rooms cleared");
                     done.store(true, Ordering::Release);
                 }
-                Err(error) => tracing::warn!(%error, "the history of rooms cannot be cleared yet"),
+                Err(error) => {
+                    tracing::warn!(%error, "the history of rooms cannot be cleared yet; trying again");
+                    tokio::time::sleep(RETRY_DELAY).await;
+                }
             }
         };
         *clearing =
@@ -74,18 +80,24 @@ impl Rollout {
         let store = &self.hub.store;
         let (mut after, mut cleared) = (String::new(), 0);
         loop {
+            // Another node may have taken this over meanwhile, and the rooms may be open again.
+            if self.governance_registry().governance(Some(record.revision)).await?.is_some() {
+                return Ok(cleared);
+            }
             let page = store.rooms.list(&after, PAGE_ROOMS).await?;
             let Some(last) = page.last() else { return Ok(cleared) };
             after = last.room.to_string();
             let with_history = page.iter().filter(|room| room.messages > 0);
-            let rooms = with_history.filter_map(|room| RoomName::parse(&room.room).ok());
-            let changes = |room: &RoomName| {
+            let rooms =
+                with_history.filter_map(|room| Some((RoomName::parse(&room.room).ok()?, &room.epoch)));
+            let changes = |(room, _): &(RoomName, _)| {
                 let governor = |slots| governing_slot(slots, room).map(|slot| &slot.name);
                 governor(&record.slots) != governor(next)
             };
             let rooms: Vec<_> = rooms.filter(changes).collect();
             for rooms in rooms.chunks(CONCURRENT_ROOMS) {
-                try_join_all(rooms.iter().map(|room| store.broker.clear_history(room))).await?;
+                try_join_all(rooms.iter().map(|(room, epoch)| store.broker.clear_history(room, epoch)))
+                    .await?;
             }
             cleared += rooms.len();
         }

@@ -110,14 +110,16 @@ pub(super) async fn without_history_offsets_still_rise(s: Subject) {
 }
 
 pub(super) async fn a_cleared_history_begins_an_epoch(s: Subject) {
-    s.store.broker.clear_history(&room("b")).await.unwrap();
+    s.store.broker.clear_history(&room("b"), "e").await.unwrap();
     assert_eq!(s.store.rooms.summary("b").await.unwrap(), None, "this creates no room");
     s.store.broker.subscribe(&room("a"));
     s.publish("a", "1").await;
     let before = s.publish("a", "2").await.position;
     let has_received = async |message: &str| s.received().iter().any(|received| received == message);
     s.eventually(async || has_received("a 2 2").await).await;
-    s.store.broker.clear_history(&room("a")).await.unwrap();
+    s.store.broker.clear_history(&room("a"), "other").await.unwrap();
+    assert_eq!(s.offsets("a", None, 10).await.0, [1, 2], "it has another epoch");
+    s.store.broker.clear_history(&room("a"), &before.epoch).await.unwrap();
     assert_eq!(s.offsets("a", None, 10).await, (vec![], false, true));
     assert_eq!(s.offsets("a", Some(&before), 10).await, (vec![], false, false), "the epoch is another one");
     let after = s.publish("a", "3").await.position;

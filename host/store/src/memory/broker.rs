@@ -71,8 +71,11 @@ impl Broker for MemoryStore {
             .unwrap_or_else(|| RoomLog::new(room.shared(), Instant::now(), &self.account).read(after, limit)))
     }
 
-    async fn clear_history(&self, room: &RoomName) -> Result<(), Unavailable> {
+    async fn clear_history(&self, room: &RoomName, epoch: &str) -> Result<(), Unavailable> {
         self.with_existing_room(room, |log| {
+            if *log.epoch != *epoch {
+                return;
+            }
             log.begin_epoch();
             if log.is_subscribed {
                 (self.feed)(Event::Lost { room: log.name.clone(), position: log.newest() });

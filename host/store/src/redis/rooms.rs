@@ -83,14 +83,9 @@ impl RedisRooms {
         scripts::begin_epoch(&self.link, &self.names, room, ended, new_epoch(seen)).await
     }
 
-    /// Begins a new epoch without messages, if the room exists.
-    pub(super) async fn clear_history(&self, room: &str) -> Result<(), Unavailable> {
-        match self.summary(room).await? {
-            Some(RoomSummary { epoch, .. }) => {
-                scripts::clear_history(&self.link, &self.names, room, &epoch, new_epoch(&epoch)).await
-            }
-            None => Ok(()),
-        }
+    /// Ends an epoch of a room, and begins a new one without messages.
+    pub(super) async fn clear_history(&self, room: &str, epoch: &str) -> Result<(), Unavailable> {
+        scripts::clear_history(&self.link, &self.names, room, epoch, new_epoch(epoch)).await
     }
 
     pub(super) async fn members(&self, room: &str, max_principals: usize) -> Result<Members, Unavailable> {

@@ -113,8 +113,8 @@ impl Broker for RedisStore {
         Ok(History { newest: page.newest, oldest: page.oldest, messages, more, whole })
     }
 
-    async fn clear_history(&self, room: &RoomName) -> Result<(), Unavailable> {
-        self.context().rooms.clear_history(room).await
+    async fn clear_history(&self, room: &RoomName, epoch: &str) -> Result<(), Unavailable> {
+        self.context().rooms.clear_history(room, epoch).await
     }
 
     fn has_capacity_for(&self, share: &MemoryShare) -> bool {

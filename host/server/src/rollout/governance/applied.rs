@@ -37,7 +37,8 @@ impl Rollout {
         // Before rooms are handed over, which would open them.
         self.hub.keep_closed(changed_rooms(record));
         let routes = self.routes(&record.slots, is_settled);
-        if self.governance.known().applied != routes {
+        // A change that this node has closed rooms for may have been taken back while it was stopped.
+        if self.governance.known().applied != routes || self.hub.is_change_announced() {
             self.hub.close_changing_rooms(routes.clone()).await;
             self.hand_rooms_over(record).await;
         }
@@ -60,7 +61,8 @@ impl Rollout {
     /// Hands rooms over. If slow plugins delay that, the other rooms of this node go on as long as nobody changes the
     /// record.
     async fn hand_rooms_over(&self, record: &Governance) {
-        let handed_over = self.hub.hand_rooms_over();
+        let begun = self.hub.begin_handover().await;
+        let handed_over = begun.completed();
         tokio::pin!(handed_over);
         while timeout(RENEWAL_INTERVAL, &mut handed_over).await.is_err() {
             let began = Instant::now();

@@ -17,11 +17,17 @@ impl Rollout {
             return Ok(());
         }
         let mut known = BTreeMap::new();
-        for slot in self.slots() {
-            let state = slot.state();
-            let active = state.active.as_ref().filter(|active| active.sha256() == state.history.current);
-            if let Some(active) = active {
-                known.insert(slot.name(), active.plugin.info().hooks.connect);
+        for governed in &record.slots {
+            let active = self.own_slot(governed).and_then(|own| own.plugin());
+            let Some(active) =
+                active.filter(|active| active.info().hooks.connect != governed.has_connect_hook)
+            else {
+                continue;
+            };
+            // This node may not have followed the others yet, and they know better.
+            let history = self.registry().history(&governed.name).await?;
+            if history.current == active.info().sha256 {
+                known.insert(governed.name.clone(), active.info().hooks.connect);
             }
         }
         if let Some(next) = record.with_connect_hooks(&known) {
