@@ -160,7 +160,7 @@ impl Governor {
         }
     }
 
-    /// Starts an instance for a message, unless its publisher is quarantined, or else whoever it is evaluated for.
+    /// Starts an instance for a message, unless its publisher or its audience is quarantined.
     /// Otherwise a publisher whose messages fail could keep the plugin busy with them.
     fn admit_message(&mut self, audience: Audience<'_>, room: &str) -> Result<(), Rejection> {
         if let Some(publisher) = audience.publisher() {

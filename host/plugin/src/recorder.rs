@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(usage.skipped.load(Ordering::Relaxed), 1);
     }
 
-    /// Once, a recording that began while another version became active never ended, and saw no calls.
+    /// Once, a recording that began while another version became active went on for ever, and saw no calls.
     #[test]
     fn a_version_that_was_replaced_is_not_recorded() {
         let (recorder, mut queued, _) = recorder();

@@ -23,7 +23,7 @@ pub struct Publication {
     pub time: u64,
     /// The kind of message, if the publisher named one.
     pub event: Option<Box<str>>,
-    /// The principal that published it, if the node has to know. The frame does not tell it.
+    /// The principal that published it. Set in rooms with a plugin; never sent to clients.
     pub publisher: Option<Arc<str>>,
     frame: Frame,
     /// Where `data` starts in the text of the frame. It ends before the last byte.

@@ -76,7 +76,7 @@ pub(crate) struct Rollout {
     clearing: Mutex<Option<HistoryClearing>>,
     /// Whether the next change of the configured plugins clears the history of rooms that change their plugin.
     clears_history: AtomicBool,
-    /// Candidates of plugins that are not there yet.
+    /// Candidates of plugins that have not been added yet.
     new_candidates: Mutex<NewCandidates>,
     /// Held while a preview is made.
     previews: Arc<Semaphore>,

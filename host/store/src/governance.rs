@@ -30,7 +30,7 @@ pub struct Governance {
     pub revision: u64,
     /// Tells this record from one that was begun anew after the store had lost it.
     #[serde(default)]
-    pub lineage: u64,
+    pub incarnation: u64,
     /// The plugins in the order of precedence: the first one with a matching pattern governs a room.
     pub slots: Vec<GovernedSlot>,
     /// The plugins after a change that was announced. It takes effect when no node publishes to the rooms
@@ -182,27 +182,27 @@ impl Governance {
 
     /// The next record, in which no change is under way.
     fn successor(&self) -> Self {
-        let (lineage, reserved) = (self.lineage, self.reserved.clone());
-        Self { revision: self.revision + 1, lineage, reserved, ..Self::default() }
+        let (incarnation, reserved) = (self.incarnation, self.reserved.clone());
+        Self { revision: self.revision + 1, incarnation, reserved, ..Self::default() }
     }
 
-    /// This record as the first one of a new lineage. `now` is in Unix milliseconds: no other lineage has had these
+    /// This record as the first one of a new incarnation. `now` is in Unix milliseconds: no other incarnation has had these
     /// revisions.
-    pub fn begun(self, lineage: u64, now: u64) -> Self {
-        Self { revision: now.max(self.revision), lineage, ..self }
+    pub fn with_incarnation(self, incarnation: u64, now: u64) -> Self {
+        Self { revision: now.max(self.revision), incarnation, ..self }
     }
 
     /// The record to write if this is what the store has instead of `known`, which a node has read before. `None` if the
     /// node can accept it as it is.
     ///
-    /// If the store has none, or an older one of the same lineage, it has lost the newest. Another lineage was begun
+    /// If the store has none, or an older one of the same incarnation, it has lost the newest. Another incarnation was begun
     /// after that: it gets the plugins of the store that it lacks, because nobody has removed them.
     pub fn restore(&self, known: &Self) -> Option<Self> {
-        if known.revision == 0 || (self.lineage == known.lineage && self.revision > known.revision) {
+        if known.revision == 0 || (self.incarnation == known.incarnation && self.revision > known.revision) {
             return None;
         }
         let revision = self.revision.max(known.revision) + 1;
-        if self.revision == 0 || self.lineage == known.lineage {
+        if self.revision == 0 || self.incarnation == known.incarnation {
             return Some(Self { revision, ..known.clone() });
         }
         let current = self.announced.as_ref().unwrap_or(&self.slots);
@@ -440,7 +440,7 @@ mod tests {
                 GovernedSlot { stored: Some(StoredSettings::default()), ..GovernedSlot::new("s") },
                 GovernedSlot::new("f"),
             ],
-            ..Governance::default().begun(1, 1000)
+            ..Governance::default().with_incarnation(1, 1000)
         };
         assert_eq!(
             Governance::default().restore(&known),
@@ -450,9 +450,12 @@ mod tests {
         assert_eq!(older.restore(&known).unwrap().revision, 1001);
         let newer = Governance { revision: 1001, slots: vec![], ..known.clone() };
         assert_eq!(newer.restore(&known), None, "somebody has removed them");
-        let other = Governance { slots: vec![GovernedSlot::new("x")], ..Governance::default().begun(2, 500) };
+        let other = Governance {
+            slots: vec![GovernedSlot::new("x")],
+            ..Governance::default().with_incarnation(2, 500)
+        };
         let merged = other.restore(&known).unwrap();
-        assert_eq!((merged.revision, merged.lineage), (1001, 2));
+        assert_eq!((merged.revision, merged.incarnation), (1001, 2));
         assert_eq!(shown(merged.announced.as_ref().unwrap()), "x0= s0=");
         assert_eq!(merged.complete().settle().restore(&known), None, "nothing is missing any more");
         assert_eq!(other.restore(&Governance::default()), None);

@@ -173,7 +173,8 @@ async fn nobody_connects_to_a_node_without_the_plugin_that_decides_who_may() {
     assert!(reasons(&two).await.contains("no client is admitted"), "{}", reasons(&two).await);
     // A session is not taken over either.
     let resume = json!({"auth": {"apiKey": KEY}, "session": session.token()});
-    assert!(Live::try_connect(&two.url, resume).await.is_err());
+    let answer = Live::try_connect(&two.url, resume).await.err().expect("a refusal");
+    assert_eq!(answer["error"]["code"], "plugin_failed", "{answer}");
     session.round_trip().await;
 
     // The only node that has the plugin is gone, and one that starts later cannot load it.

@@ -102,7 +102,7 @@ struct ChangeArgs {
     /// Allow that rooms are left without a plugin and open to everybody
     #[arg(long)]
     open: bool,
-    /// Empty the history of the rooms that change their plugin; members are told a gap
+    /// Empty the history of the rooms that change their plugin; members receive a gap
     #[arg(long)]
     clear_history: bool,
     #[command(flatten)]

@@ -195,7 +195,7 @@ pub(super) fn read_plugin(file: &Path) -> anyhow::Result<Vec<u8>> {
         .read_to_end(&mut code)
         .with_context(|| file.display().to_string())?;
     if code.len() > MAX_FILE_BYTES {
-        bail!("{}: it has more than {MAX_FILE_BYTES} bytes, so it is no plugin", file.display());
+        bail!("{}: larger than {MAX_FILE_BYTES} bytes, the maximum size of a plugin", file.display());
     }
     Ok(code)
 }

@@ -21,10 +21,10 @@ use std::fmt;
 #[serde(try_from = "String")]
 pub struct RoomPattern(String);
 
-/// Maximum length of a pattern, in bytes: that of a room name, and two asterisks for each of its parts would do.
+/// Maximum length of a pattern, in bytes. Longer than any useful one.
 const MAX_PATTERN_BYTES: usize = 256;
 
-/// Why a text is not a [`RoomPattern`]. Holds the text.
+/// Why a text is not a [`RoomPattern`]. Holds the text, or its length.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRoomPattern {
     /// It is the name of an inbox, which no plugin governs.

@@ -27,7 +27,7 @@ pub(super) type NamePath = Result<Path<String>, PathRejection>;
 #[derive(Serialize)]
 pub(super) struct PluginList {
     plugins: Vec<PluginDetails>,
-    /// Candidates of plugins that are not there yet.
+    /// Candidates of plugins that have not been added yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     candidates: Vec<NewCandidateView>,
     /// How this node differs from what all nodes have agreed on.

@@ -40,7 +40,7 @@ impl Hub {
         all.retain(|other| other.name != observer.name);
         if all.len() >= MAX_OBSERVERS {
             return Err(conflict(format!(
-                "{MAX_OBSERVERS} plugins run as candidates on this node already; drop one first"
+                "this node already runs {MAX_OBSERVERS} candidates of new plugins; drop one first"
             )));
         }
         all.push(observer);

@@ -33,12 +33,12 @@ pub(crate) struct SlotRooms {
 }
 
 /// Rooms that are being handed over. No others are, as long as this exists.
-pub(crate) struct BegunHandover<'a> {
+pub(crate) struct PendingHandover<'a> {
     shards: Vec<oneshot::Receiver<()>>,
     _changing: MutexGuard<'a, ()>,
 }
 
-impl BegunHandover<'_> {
+impl PendingHandover<'_> {
     /// Returns when all rooms have been handed over.
     pub(crate) async fn completed(self) {
         for done in self.shards {
@@ -102,9 +102,9 @@ impl Hub {
     }
 
     /// The same, but returns when every room belongs to its new owner, which may not have its members yet.
-    pub(crate) async fn begin_handover(&self) -> BegunHandover<'_> {
+    pub(crate) async fn begin_handover(&self) -> PendingHandover<'_> {
         let changing = self.handovers.lock().await;
-        BegunHandover { shards: self.router.hand_over(), _changing: changing }
+        PendingHandover { shards: self.router.hand_over(), _changing: changing }
     }
 
     /// Whether rooms are closed because they are about to have another governor.
@@ -117,8 +117,8 @@ impl Hub {
         self.router.keep_closed(rooms);
     }
 
-    /// It was just read which plugins govern which rooms, and rooms were handed over accordingly; or the store could
-    /// not be asked. `began` is when reading began.
+    /// It was just read which plugins govern which rooms, and rooms were handed over accordingly; or the
+    /// record's server in a Cluster could not be reached. `began` is when reading began.
     pub(crate) fn renew_governance(&self, began: std::time::Instant) {
         self.gate.renew(began, |event| self.router.route_event(event));
     }

@@ -288,8 +288,8 @@ impl Rollout {
         if record.revision > 0 {
             return registry.replace_governance(record.revision, next).await;
         }
-        let lineage = getrandom::u64().expect("the system provides random bits");
-        registry.replace_governance(0, &next.clone().begun(lineage, unix_ms())).await
+        let incarnation = getrandom::u64().expect("the system provides random bits");
+        registry.replace_governance(0, &next.clone().with_incarnation(incarnation, unix_ms())).await
     }
 
     /// Reads the record. Writes it again if the store has lost it.
@@ -300,7 +300,7 @@ impl Rollout {
             let Some(record) = registry.governance(Some(known.revision)).await? else { return Ok(known) };
             let Some(restored) = record.restore(&known) else {
                 let (record, mut known) = (Arc::new(record), self.governance.known());
-                if record.lineage != known.record.lineage {
+                if record.incarnation != known.record.incarnation {
                     known.confirmed = 0;
                 }
                 known.record = record.clone();

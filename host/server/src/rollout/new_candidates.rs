@@ -1,4 +1,4 @@
-//! Candidates of plugins that are not there yet: they run on this node's traffic without effect, so that operators see
+//! Candidates of plugins that have not been added yet: they run on this node's traffic without effect, so that operators see
 //! what a plugin would refuse before they add it. They end with the node.
 
 use super::{
@@ -26,7 +26,7 @@ pub(super) struct NewCandidate {
 /// By name of the plugin.
 pub(super) type NewCandidates = BTreeMap<String, NewCandidate>;
 
-/// A candidate of a plugin that is not there yet, for operators.
+/// A candidate of a plugin that has not been added yet, for operators.
 #[derive(Serialize)]
 pub(crate) struct NewCandidateView {
     name: String,
@@ -43,7 +43,7 @@ impl Rollout {
         let name = &change.name;
         if self.slot(name).is_ok() {
             return Err(conflict(format!(
-                "plugin '{name}' is there already: start its candidate with PUT /v1/plugins/{name}/shadow (plugin load \
+                "plugin '{name}' already exists; start its candidate with PUT /v1/plugins/{name}/shadow (plugin load \
                  --shadow)"
             )));
         }
@@ -59,8 +59,8 @@ impl Rollout {
         let others: usize = others.map(|(_, other)| other.candidate.code.len()).sum();
         if others + code.len() > MAX_CODE_BYTES {
             return Err(conflict(format!(
-                "the candidates of plugins that are not there yet have {others} bytes on this node already, and at most \
-                 {MAX_CODE_BYTES} bytes are allowed; drop one first"
+                "candidates of new plugins already use {others} of {MAX_CODE_BYTES} bytes of code on this node; drop one \
+                 first"
             )));
         }
         self.hub.add_observer(Observer {
@@ -77,17 +77,17 @@ impl Rollout {
         Ok(view)
     }
 
-    /// All candidates of plugins that are not there yet.
+    /// All candidates of plugins that have not been added yet.
     pub(crate) fn new_candidates(&self) -> Vec<NewCandidateView> {
         self.new_candidates.locked().values().map(NewCandidate::view).collect()
     }
 
-    /// The candidate of a plugin that is not there yet.
+    /// The candidate of a plugin that has not been added yet.
     pub(crate) fn new_candidate(&self, name: &str) -> Option<NewCandidateView> {
         self.new_candidates.locked().get(name).map(NewCandidate::view)
     }
 
-    /// Ends the candidate of a plugin that is not there yet, if there is one. `by` is the principal who asks for it.
+    /// Ends the candidate of a plugin that has not been added yet, if there is one. `by` is the principal who asks for it.
     pub(crate) fn drop_new_candidate(&self, name: &str, by: Option<&str>) -> Option<NewCandidateView> {
         let mut candidates = self.new_candidates.locked();
         let dropped = candidates.remove(name)?;

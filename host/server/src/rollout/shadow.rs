@@ -76,7 +76,7 @@ impl Rollout {
         Ok(slot)
     }
 
-    /// Deploys the candidate, on all nodes. If its plugin is not there yet, adds it. `by` is the principal who asks for
+    /// Deploys the candidate, on all nodes. If its plugin has not been added yet, adds it. `by` is the principal who asks for
     /// it.
     pub(crate) async fn promote(self: &Arc<Self>, name: &str, by: &str) -> Result<Arc<PluginSlot>, Refusal> {
         if let Some(added) = self.add_new_candidate(name, by).await {

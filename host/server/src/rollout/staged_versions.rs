@@ -92,8 +92,8 @@ impl Rollout {
     ) -> Result<StagedCode, Refusal> {
         self.require_shared_store()?;
         if !is_valid_principal(name) {
-            let message = "the name of a plugin must be 1 to 64 of A-Z a-z 0-9 . _ -";
-            return Err(Refusal::invalid(message));
+            let expected = "expected 1 to 64 characters of A-Z a-z 0-9 . _ -";
+            return Err(Refusal::invalid(format!("invalid plugin name '{name}'; {expected}")));
         }
         check_file(name, &code).map_err(|error| Refusal::invalid(error.to_string()))?;
         let trust = self.trust.load();

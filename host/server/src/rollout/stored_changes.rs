@@ -18,8 +18,8 @@ use switchyard_store::{
 };
 use tokio::time::{Instant, timeout};
 
-/// How long the versions of a removed plugin are kept until all nodes have done their part.
-const VERSIONS_KEPT: Duration = Duration::from_secs(600);
+/// How long a removal waits for all nodes before it leaves the versions in the store.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What an operator wants a plugin of the store to be.
 #[derive(Clone)]
@@ -171,10 +171,14 @@ impl Rollout {
         tracing::info!(target: AUDIT_TARGET, plugin = name, by, "plugin removed from the store");
         // Its versions are deleted when no node runs them any more. If that takes too long, they stay until a plugin of
         // this name is added.
-        let until = Instant::now() + VERSIONS_KEPT;
+        let until = Instant::now() + REMOVAL_TIMEOUT;
         while let Err(refusal) = self.applied_record(revision).await {
             if Instant::now() >= until {
-                tracing::warn!(plugin = name, "a removed plugin keeps its versions: {}", refusal.message);
+                tracing::warn!(
+                    plugin = name,
+                    "the versions of a removed plugin were not deleted: {}",
+                    refusal.message
+                );
                 return Err(refusal);
             }
             tokio::time::sleep(EFFECT_POLL_INTERVAL).await;

@@ -27,7 +27,7 @@ pub(crate) struct StoredPlugin {
 
 impl StoredPlugin {
     /// Whether this is the plugin of the record, and not one that had its name before.
-    pub(super) fn is(&self, governed: &GovernedSlot) -> bool {
+    pub(super) fn is_plugin_of(&self, governed: &GovernedSlot) -> bool {
         self.added == governed.added && self.slot.has_name(&governed.name)
     }
 }
@@ -56,7 +56,7 @@ impl Rollout {
     fn needs_preparing(&self, governed: &GovernedSlot) -> bool {
         let Some(stored) = &governed.stored else { return false };
         let is_configured = self.configured.load().iter().any(|own| own.has_name(&governed.name));
-        let is_own = |own: &&StoredPlugin| own.is(governed);
+        let is_own = |own: &&StoredPlugin| own.is_plugin_of(governed);
         let revision = self.stored.borrow().iter().find(is_own).map(|own| own.revision);
         !is_configured && revision != Some(stored.revision) && self.settings_error(governed).is_none()
     }
@@ -109,14 +109,14 @@ impl Rollout {
         let slots = record.announced.as_ref().unwrap_or(&record.slots);
         let stored = self.stored.borrow().clone();
         let own = stored.iter().find(|own| std::ptr::eq(&*own.slot, slot));
-        own.is_some_and(|own| !slots.iter().any(|governed| own.is(governed)))
+        own.is_some_and(|own| !slots.iter().any(|governed| own.is_plugin_of(governed)))
     }
 
     /// Applies the record to the plugins of the store that this node has: their rooms, which were handed over
     /// already, their order, and which of them are gone. The caller holds the governance lock.
     pub(super) async fn configure_stored_plugins(&self, record: &Governance) {
         let is_governing = |plugin: &StoredPlugin| {
-            let is_same = |slot: &GovernedSlot| slot.stored.is_some() && plugin.is(slot);
+            let is_same = |slot: &GovernedSlot| slot.stored.is_some() && plugin.is_plugin_of(slot);
             let announced = record.announced.iter().flatten();
             record.slots.iter().chain(announced).any(is_same)
         };

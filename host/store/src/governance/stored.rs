@@ -11,7 +11,7 @@ use switchyard_protocol::room::RoomPattern;
 /// changes.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
-/// Maximum number of patterns of all plugins, unless they have more in the configuration of nodes.
+/// Maximum number of patterns of all plugins. Configuration files may exceed it.
 const MAX_PATTERNS: usize = 1024;
 
 /// How long a name is reserved at most. Storing code takes seconds.
@@ -82,7 +82,9 @@ pub enum SlotConflict {
     #[error("there are {MAX_SLOTS} plugins already; remove one first")]
     Full,
     /// The plugins have too many patterns.
-    #[error("all plugins would have more than {MAX_PATTERNS} patterns of rooms; use fewer and wider ones")]
+    #[error(
+        "the plugins would have more than {MAX_PATTERNS} room patterns in total; use fewer, broader ones"
+    )]
     TooManyPatterns,
     /// The settings of all plugins are too large.
     #[error(

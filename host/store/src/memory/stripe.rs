@@ -28,7 +28,7 @@ impl Stripe {
         self.logs.get_mut(room)
     }
 
-    /// Adds a room that is not there yet.
+    /// Adds a room that has not been added yet.
     pub(super) fn insert(&mut self, log: RoomLog) -> &mut RoomLog {
         let name = log.name.clone();
         self.names.insert(name.clone());

@@ -103,7 +103,7 @@ impl Rollout {
         match slot.stored {
             None => self.configured.load().iter().find(|own| own.has_name(&slot.name)).cloned(),
             Some(_) => {
-                let is_own = |own: &&StoredPlugin| own.is(slot);
+                let is_own = |own: &&StoredPlugin| own.is_plugin_of(slot);
                 self.stored.borrow().iter().find(is_own).map(|own| own.slot.clone())
             }
         }
@@ -130,8 +130,8 @@ impl Rollout {
         }
     }
 
-    /// What this node does without a plugin that governs these rooms.
-    fn what_is_closed(&self, slot: &GovernedSlot) -> &'static str {
+    /// What clients are refused while this plugin does not run here.
+    fn describe_closure(&self, slot: &GovernedSlot) -> &'static str {
         match self.lacks_connect_hook(slot) {
             true => {
                 "its rooms are closed here, and no client is admitted, because it decides who may connect"
@@ -152,12 +152,12 @@ impl Rollout {
                     let reason = self.settings_error(slot).unwrap_or_else(|| "it is being loaded".to_owned());
                     Some(format!(
                         "plugin '{name}' of the store does not run here: {reason}; {}",
-                        self.what_is_closed(slot)
+                        self.describe_closure(slot)
                     ))
                 }
                 None => Some(format!(
                     "plugin '{name}' governs rooms on other nodes and is not configured here; {}",
-                    self.what_is_closed(slot)
+                    self.describe_closure(slot)
                 )),
                 Some(own) if own.config().rooms != slot.rooms => Some(format!(
                     "plugin '{name}' governs other rooms than those in the configuration of this node"

@@ -1,5 +1,5 @@
 //! Keeps clients out of a node on which a plugin that decides who may connect has no version. The record of governance
-//! says which plugins do: code that cannot be loaded does not tell.
+//! says which plugins do, because code that cannot be loaded cannot say so.
 
 use crate::rollout::Rollout;
 use std::collections::BTreeMap;

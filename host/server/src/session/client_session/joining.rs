@@ -63,13 +63,13 @@ impl ClientSession {
         self.start_replays(replays);
     }
 
-    /// Asks the shards of the rooms for the seats that are to be requested, and waits for their answers. Joins that
-    /// are `provisional` may still fail to be recorded: no message is delivered before the client is told, and if
+    /// Asks the shards of the rooms for the seats that are to be requested, and waits for their answers. If
+    /// it `is_provisional`, a join may still fail to be recorded: no message is delivered before the client is told, and if
     /// the connection is in a room already, nothing changes yet.
     pub(super) async fn request_joins(
         &self,
         joins: Vec<PendingJoin>,
-        provisional: bool,
+        is_provisional: bool,
         until: Option<Instant>,
     ) -> Vec<PendingJoin> {
         let requests = joins.iter().filter(|join| matches!(join.state, JoinState::Requested(_))).count();
@@ -86,8 +86,8 @@ impl ClientSession {
                         principal: Policy::principal(&self.key),
                         filter: options.filter.clone(),
                         since: options.since.clone(),
-                        buffer: provisional,
-                        offer: provisional,
+                        buffer: is_provisional,
+                        offer: is_provisional,
                     });
                     JoinState::Asked(options, answer)
                 }

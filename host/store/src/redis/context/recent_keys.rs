@@ -8,14 +8,14 @@ use tokio::time::Instant;
 
 /// How many keys are added before the older ones are forgotten. Twice as many are remembered at most, which takes about
 /// 4 MiB. A principal with very many keys makes others' repetitions unknown, which costs them a call of the plugin.
-const MAX_KEYS_PER_GENERATION: usize = 8192;
+const MAX_KEYS_PER_SET: usize = 8192;
 
 /// Recent keys, by their names in Redis.
 #[derive(Default)]
-pub(crate) struct RecentKeys(Mutex<Generations>);
+pub(crate) struct RecentKeys(Mutex<KeySets>);
 
 #[derive(Default)]
-struct Generations {
+struct KeySets {
     current: HashMap<String, RecentKey>,
     previous: HashMap<String, RecentKey>,
 }
@@ -28,23 +28,23 @@ struct RecentKey {
 
 impl RecentKeys {
     pub(crate) fn add(&self, key: String, position: Position, expires: Instant) {
-        let mut generations = self.0.locked();
-        if generations.current.len() >= MAX_KEYS_PER_GENERATION {
-            generations.previous = mem::take(&mut generations.current);
+        let mut sets = self.0.locked();
+        if sets.current.len() >= MAX_KEYS_PER_SET {
+            sets.previous = mem::take(&mut sets.current);
         }
-        generations.current.insert(key, RecentKey { position, expires });
+        sets.current.insert(key, RecentKey { position, expires });
     }
 
     /// The position of the message with this key, if this node knows it.
     pub(crate) fn find(&self, key: &str) -> Option<Position> {
-        let generations = self.0.locked();
-        let known = generations.current.get(key).or_else(|| generations.previous.get(key))?;
+        let sets = self.0.locked();
+        let known = sets.current.get(key).or_else(|| sets.previous.get(key))?;
         (Instant::now() < known.expires).then(|| known.position.clone())
     }
 
     /// Forgets all keys, because Redis may have lost messages that it had confirmed.
     pub(crate) fn clear(&self) {
-        *self.0.locked() = Generations::default();
+        *self.0.locked() = KeySets::default();
     }
 }
 
@@ -74,12 +74,12 @@ mod tests {
     fn only_so_many_keys_are_remembered() {
         let keys = RecentKeys::default();
         let expires = Instant::now() + Duration::from_secs(300);
-        for n in 0..=2 * MAX_KEYS_PER_GENERATION {
+        for n in 0..=2 * MAX_KEYS_PER_SET {
             keys.add(n.to_string(), at(n as u64), expires);
         }
         assert_eq!(keys.find("0"), None);
-        assert_eq!(keys.find(&MAX_KEYS_PER_GENERATION.to_string()), Some(at(MAX_KEYS_PER_GENERATION as u64)));
-        let generations = keys.0.locked();
-        assert!(generations.current.len() + generations.previous.len() <= 2 * MAX_KEYS_PER_GENERATION);
+        assert_eq!(keys.find(&MAX_KEYS_PER_SET.to_string()), Some(at(MAX_KEYS_PER_SET as u64)));
+        let sets = keys.0.locked();
+        assert!(sets.current.len() + sets.previous.len() <= 2 * MAX_KEYS_PER_SET);
     }
 }
