@@ -43,8 +43,7 @@ struct HeldEvents {
     bytes: usize,
 }
 
-/// How many bytes of messages wait at most. The store keeps any more, and delivers them later. The node's memory account
-/// has them.
+/// Maximum size of the messages that wait, in bytes. Beyond it, the store keeps them and delivers them later.
 const MAX_HELD_BYTES: usize = 16 << 20;
 
 impl HeldEvents {

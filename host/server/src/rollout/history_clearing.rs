@@ -1,5 +1,5 @@
-//! Clears the history of rooms that change their plugin, if an operator wants that: it may hold what the new plugin would
-//! not have let through. Does not decide which rooms change.
+//! Clears the history of rooms that change their plugin, if an operator wants that: it may hold what the new plugin
+//! would not have let through. Does not decide which rooms change.
 
 use super::{AUDIT_TARGET, Rollout};
 use futures_util::future::try_join_all;

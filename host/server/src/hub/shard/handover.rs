@@ -17,8 +17,8 @@ use switchyard_process::{
 };
 use switchyard_protocol::ErrorCode;
 
-/// How long a shard judges the members that arrive with one handover, from the first ones on. Those who are left must join again. Calls of
-/// the plugin take turns, so a principal with slow calls costs others little of this time.
+/// How long a shard judges the members that arrive with one handover, from the first ones on. The rest must join
+/// again. Calls of the plugin take turns, so a principal with slow calls costs others little of this time.
 const JUDGING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The length of a principal's turn.
 const JUDGING_TURN: Duration = Duration::from_micros(250);
