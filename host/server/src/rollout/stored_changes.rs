@@ -271,8 +271,10 @@ impl Rollout {
         known: Option<&GovernedSlot>,
     ) -> Result<ChangedVersion, Refusal> {
         let name = config.name();
-        // A plugin that is there already gets versions by loading them.
-        if let Some(staged) = self.staged.get(name).filter(|_| known.is_none()) {
+        // A plugin that is there already gets versions by loading them. Those that are stored under the name of another
+        // one may be about to be deleted.
+        if known.is_none() {
+            let staged = self.staged_code(name)?;
             let plugin = self
                 .compiler
                 .compile(config, &staged.code, staged.signature.as_deref(), &PluginSeries::default())
