@@ -54,6 +54,9 @@ pub(crate) struct CompiledVersion {
     pub on_failure: OnFailure,
 }
 
+/// Maximum number of instances of all slots. Each observer may have an instance, and another one while it is replaced.
+const MAX_SLOT_INSTANCES: usize = MAX_INSTANCES as usize - 2 * MAX_OBSERVERS;
+
 /// How many instances a slot with this many shards may have at a time: each shard has two while it changes to another
 /// version, and so has the `connect` hook. One is a candidate's, and one is that of a version that is being
 /// loaded.
@@ -219,13 +222,11 @@ impl Hub {
             .filter(|(slot, _)| **slot != rooms.slot)
             .map(|(_, shards)| max_instances(*shards))
             .sum();
-        // Each observer may have an instance, and another one while it is replaced.
-        let others = others + 2 * MAX_OBSERVERS;
-        let (needed, free) = (max_instances(shards), (MAX_INSTANCES as usize).saturating_sub(others));
+        let (needed, free) = (max_instances(shards), MAX_SLOT_INSTANCES.saturating_sub(others));
         if needed > free {
             return Err(conflict(format!(
                 "plugin '{}' may need {needed} instances, and the other plugins of this node leave {free} of \
-                 {MAX_INSTANCES}: lower budget.instances of some of them, or remove one",
+                 {MAX_SLOT_INSTANCES}: lower budget.instances of some of them, or remove one",
                 rooms.name
             )));
         }

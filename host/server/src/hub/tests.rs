@@ -119,7 +119,7 @@ async fn a_slot_beyond_the_pool_of_instances_is_a_conflict() {
         }
     };
     assert_eq!((slots.len(), refusal.code), (7, ErrorCode::Conflict));
-    let expected = "plugin 'g7' may need 132 instances, and the other plugins of this node leave 100 of 1024: lower \
+    let expected = "plugin 'g7' may need 132 instances, and the other plugins of this node leave 84 of 1008: lower \
                     budget.instances of some of them, or remove one";
     assert_eq!(refusal.message, expected);
     hub.remove_slot(slots[0]).await;
