@@ -112,10 +112,11 @@ pub(super) async fn without_history_offsets_still_rise(s: Subject) {
 pub(super) async fn a_cleared_history_begins_an_epoch(s: Subject) {
     s.store.broker.clear_history(&room("b"), "e").await.unwrap();
     assert_eq!(s.store.rooms.summary("b").await.unwrap(), None, "this creates no room");
+    let has_received = async |message: &str| s.received().iter().any(|received| received == message);
     s.store.broker.subscribe(&room("a"));
+    s.eventually(async || has_received("a from 0").await).await;
     s.publish("a", "1").await;
     let before = s.publish("a", "2").await.position;
-    let has_received = async |message: &str| s.received().iter().any(|received| received == message);
     s.eventually(async || has_received("a 2 2").await).await;
     s.store.broker.clear_history(&room("a"), "other").await.unwrap();
     assert_eq!(s.offsets("a", None, 10).await.0, [1, 2], "it has another epoch");
