@@ -117,7 +117,8 @@ impl Rollout {
         loop {
             let record = self.settled_record(revision).await?;
             let (_, is_confirmed) = self.live_nodes().await.map_err(unavailable)?;
-            if is_confirmed(revision) && self.prepare_stored_plugins(&record.slots) {
+            // All nodes have to know this record, in which the rooms are open again.
+            if is_confirmed(record.revision) && self.prepare_stored_plugins(&record.slots) {
                 return Ok(record);
             }
             if Instant::now() >= until {
