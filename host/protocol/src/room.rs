@@ -2,7 +2,7 @@
 
 mod pattern;
 
-pub use pattern::{InvalidRoomPattern, RoomPattern};
+pub use pattern::{InvalidRoomPattern, RoomPattern, any_governs};
 
 use crate::{ErrorCode, Refusal};
 use std::sync::Arc;

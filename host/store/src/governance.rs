@@ -10,7 +10,7 @@ pub use stored::{
 use crate::Unavailable;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use switchyard_protocol::room::RoomPattern;
+use switchyard_protocol::room::{RoomPattern, any_governs};
 
 /// Where all nodes agree on which plugin governs which rooms.
 #[async_trait::async_trait]
@@ -303,10 +303,7 @@ impl GovernedSlot {
 
 /// The plugin that governs a room, if these are all plugins.
 pub fn governing_slot<'a>(slots: &'a [GovernedSlot], room: &str) -> Option<&'a GovernedSlot> {
-    // The room `*` and inboxes are never governed.
-    let may_be_governed = !room.starts_with(['*', '@']);
-    let governs = |slot: &&GovernedSlot| slot.rooms.iter().any(|pattern| pattern.matches(room));
-    slots.iter().filter(|_| may_be_governed).find(governs)
+    slots.iter().find(|slot| any_governs(&slot.rooms, room))
 }
 
 fn is_zero(value: &u64) -> bool {

@@ -90,6 +90,19 @@ impl fmt::Display for RoomPattern {
     }
 }
 
+/// Whether a plugin with these patterns may govern a room, which must have a valid name. The room `*` and inboxes are
+/// never governed.
+///
+/// ```
+/// use switchyard_protocol::room::{RoomPattern, any_governs};
+///
+/// let patterns = ["trades", "**"].map(|text| RoomPattern::try_from(text.to_owned()).unwrap());
+/// assert!(any_governs(&patterns, "dydx:eth-usd") && !any_governs(&patterns, "@acme"));
+/// ```
+pub fn any_governs(patterns: &[RoomPattern], room: &str) -> bool {
+    !room.starts_with(['*', '@']) && patterns.iter().any(|pattern| pattern.matches(room))
+}
+
 /// Whether a pattern matches a room name, or all room names that another pattern matches.
 fn matches(pattern: &str, room: &str) -> bool {
     let Some(star) = pattern.find('*') else { return pattern.eq_ignore_ascii_case(room) };

@@ -8,7 +8,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 use switchyard_plugin::{ConnectRequest, Counts, Mirror, Principal, PublishRequest};
-use switchyard_protocol::{Refusal, room::RoomPattern};
+use switchyard_protocol::{
+    Refusal,
+    room::{RoomPattern, any_governs},
+};
 
 /// Maximum number of observers of a node. Each needs an instance of its plugin.
 pub(crate) const MAX_OBSERVERS: usize = 8;
@@ -95,12 +98,8 @@ impl Observers {
 
     /// The observers of a room.
     fn each_of(&self, room: &str, show: impl Fn(&Mirror)) {
-        // The room `*` and inboxes are never governed.
-        if room.starts_with(['*', '@']) {
-            return;
-        }
         for observer in self.all.load().iter() {
-            if observer.patterns.iter().any(|pattern| pattern.matches(room)) {
+            if any_governs(&observer.patterns, room) {
                 show(&observer.mirror);
             }
         }

@@ -19,7 +19,10 @@ use std::{
     },
 };
 use switchyard_process::lock::NOT_POISONED;
-use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
+use switchyard_protocol::{
+    ErrorCode, Refusal,
+    room::{RoomPattern, any_governs},
+};
 use switchyard_store::Event;
 use tokio::sync::{mpsc::error::SendError, oneshot};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -143,11 +146,7 @@ impl Owners {
     }
 
     fn slot_owners(&self, room: &str) -> Option<&SlotOwners> {
-        // The room `*` and inboxes are never governed.
-        if room.starts_with(['*', '@']) {
-            return None;
-        }
-        self.governed.iter().find(|slot| slot.patterns.iter().any(|pattern| pattern.matches(room)))
+        self.governed.iter().find(|slot| any_governs(&slot.patterns, room))
     }
 
     /// The shards that may own other rooms than before. The slots before the first difference have the same

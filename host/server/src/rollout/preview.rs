@@ -12,7 +12,10 @@ use std::{
 };
 use switchyard_plugin::{PluginConfig, PluginFile, PluginSeries, digest};
 use switchyard_process::file::UnusableFile;
-use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
+use switchyard_protocol::{
+    ErrorCode, Refusal,
+    room::{RoomPattern, any_governs},
+};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Maximum number of rooms and of members in a preview.
@@ -79,11 +82,7 @@ struct RefusedMember {
 
 /// The plugin that governs a room.
 fn governor<'a>(table: &'a RoomTable, room: &str) -> Option<&'a str> {
-    // The room `*` and inboxes are never governed.
-    let may_be_governed = !room.starts_with(['*', '@']);
-    let governs =
-        |(_, patterns): &&(String, Vec<RoomPattern>)| patterns.iter().any(|pattern| pattern.matches(room));
-    table.iter().filter(|_| may_be_governed).find(governs).map(|(name, _)| name.as_str())
+    table.iter().find(|(_, patterns)| any_governs(patterns, room)).map(|(name, _)| name.as_str())
 }
 
 impl Rollout {
