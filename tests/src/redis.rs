@@ -7,7 +7,7 @@ mod sentinel;
 pub use cluster::Cluster;
 pub use sentinel::Sentinel;
 
-use crate::{EVENT_TIMEOUT, eventually};
+use crate::{EVENT_TIMEOUT, eventually, hold_port};
 use std::{
     fs::{self, File},
     path::Path,
@@ -66,7 +66,8 @@ impl Redis {
     }
 
     async fn launch_in(folder: TempDir, arguments: impl FnOnce(u16, &Path) -> Vec<String>) -> Self {
-        let (held, port) = hold();
+        let (held, address) = hold_port();
+        let port = address.port();
         let arguments = arguments(port, folder.path());
         let child = spawn(&arguments, folder.path());
         let mut redis = Self { child, port, arguments, folder, ports: vec![held] };
@@ -179,16 +180,6 @@ fn spawn(arguments: &[String], folder: &Path) -> Child {
         .kill_on_drop(true)
         .spawn()
         .expect("redis-server is installed")
-}
-
-/// A free port, and the socket that reserves it while the server is down.
-fn hold() -> (TcpSocket, u16) {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    // Redis sets this option too. Two sockets with it may share a port as long as only one listens.
-    socket.set_reuseaddr(true).expect("SO_REUSEADDR");
-    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
-    let port = socket.local_addr().expect("its address").port();
-    (socket, port)
 }
 
 async fn ask(port: u16, words: &[&str]) -> Result<String, String> {

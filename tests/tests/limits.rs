@@ -5,13 +5,12 @@ use std::{
     cell::RefCell,
     fs,
     io::Write,
-    net::TcpListener,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
 };
 use switchyard_tests::{
-    Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, eventually, eventually_within, guest,
+    Answer, Client, EVENT_TIMEOUT, KEY, Process, Server, eventually, eventually_within, guest, hold_port,
 };
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -179,10 +178,9 @@ async fn a_node_that_can_neither_print_nor_start_a_thread_serves() {
     let place = Place::new(61_003);
     let (_stopped, mut pipe) = std::io::pipe().expect("a pipe");
     pipe.write_all(&[b'\n'; 64 << 10]).expect("as much as a pipe takes");
-    let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     let mut served = 0;
     for threads in 1..40 {
-        let (server, admin) = (free(), free());
+        let ((_server, server), (_admin, admin)) = (hold_port(), hold_port());
         let ports = format!("[server]\nlisten = \"{server}\"\n[admin]\nlisten = \"{admin}\"\n");
         fs::write(place.path().join("s.toml"), format!("{ports}{}", Server::keys())).expect("a file");
         let mut command = place.serve(Some(threads));

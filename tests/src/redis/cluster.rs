@@ -1,7 +1,7 @@
 //! A cluster of real processes, and moving a slot while clients use it.
 
-use super::{Redis, hold, says};
-use crate::eventually;
+use super::{Redis, says};
+use crate::{eventually, hold_port};
 
 /// Three masters with a third of the slots each, without replicas. A restarted node keeps its keys.
 pub struct Cluster {
@@ -14,8 +14,8 @@ impl Cluster {
         for (slots, epoch) in
             [("0", "5460"), ("5461", "10922"), ("10923", "16383")].into_iter().zip(["1", "2", "3"])
         {
-            let (held, bus) = hold();
-            let bus = bus.to_string();
+            let (held, bus) = hold_port();
+            let bus = bus.port().to_string();
             let cluster =
                 ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
             let known = ["--cluster-announce-ip", "127.0.0.1", "--appendonly", "yes"];

@@ -5,12 +5,11 @@ use serde_json::json;
 use std::{
     fs::{self, File},
     io::Write,
-    net::TcpListener,
     path::Path,
     process::{Output, Stdio},
 };
 use switchyard_tests::{
-    Answer, Client, EVENT_TIMEOUT, KEY, Process, Redis, Server, command, eventually, next_line,
+    Answer, Client, EVENT_TIMEOUT, KEY, Process, Redis, Server, command, eventually, hold_port, next_line,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -100,12 +99,11 @@ async fn listening_ends_silently_when_its_reader_closes_the_pipe() {
 #[tokio::test]
 async fn a_node_serves_although_nobody_reads_its_output() {
     let folder = tempfile::tempdir().expect("a folder");
-    let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
     // Full, because its reader exists but does not read.
     let (_stopped, mut pipe) = std::io::pipe().expect("a pipe");
     pipe.write_all(&[b'\n'; 64 << 10]).expect("as much as a pipe takes");
     for out in [Stdio::from(closed()), full().into(), pipe.into()] {
-        let (server, admin) = (free(), free());
+        let ((_server, server), (_admin, admin)) = (hold_port(), hold_port());
         let ports = format!("[server]\nlisten = \"{server}\"\n[admin]\nlisten = \"{admin}\"\n");
         fs::write(folder.path().join("s.toml"), format!("{ports}{}", Server::keys())).expect("a file");
         let mut command = command(folder.path(), &["serve", "--config", "s.toml"], &[]);

@@ -23,7 +23,6 @@ use crate::{
     registry::REVOCATION_TTL,
 };
 use std::{
-    net::TcpListener,
     process::{Child, Command, Stdio},
     sync::Arc,
     sync::atomic::{AtomicU32, Ordering},
@@ -31,12 +30,14 @@ use std::{
 };
 use switchyard_process::{memory::MemoryAccount, vital::VitalTasks};
 use switchyard_protocol::{Position, room::RoomName};
+use tokio::net::TcpSocket;
 
 /// A server that ends with the test.
 struct Server {
     child: Child,
     port: u16,
     _folder: tempfile::TempDir,
+    ports: Vec<TcpSocket>,
 }
 
 impl Drop for Server {
@@ -46,13 +47,19 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A free port, and the socket that keeps it from others, such as the connections of tests beside this one.
+fn hold_port() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Redis sets this option too. Two sockets with it may share a port as long as only one listens.
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
-        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
+        let ((held, port), folder) = (hold_port(), tempfile::tempdir().unwrap());
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(folder.path())
@@ -60,7 +67,7 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed: apt-get install redis-server");
-        Self { child, port, _folder: folder }
+        Self { child, port, _folder: folder, ports: vec![held] }
     }
 
     fn site(&self) -> Site {
@@ -120,10 +127,13 @@ async fn the_store_passes_the_contract_on_a_standalone_server() {
 async fn start_cluster(arguments: &[&str]) -> Vec<Server> {
     let nodes: Vec<_> = (0..3)
         .map(|_| {
-            let bus = free_port().to_string();
+            let (held, bus) = hold_port();
+            let bus = bus.to_string();
             let cluster =
                 ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"];
-            Server::start(&[&cluster, arguments].concat())
+            let mut server = Server::start(&[&cluster, arguments].concat());
+            server.ports.push(held);
+            server
         })
         .collect();
     for (n, node) in nodes.iter().enumerate() {
