@@ -146,7 +146,7 @@ impl Governor {
         let passed = results.passed.iter().map(|word| word.count_ones()).sum();
         self.stats().record_filtering(ids.len(), passed);
         if answer.is_ok() {
-            self.mirror(|this| {
+            self.mirror("deliver", |this| {
                 let filters = ids
                     .iter()
                     .zip(0..)

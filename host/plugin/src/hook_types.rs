@@ -51,6 +51,12 @@ impl ConnectRequest {
     pub fn new(principal: Principal, remote: impl Into<String>) -> Self {
         Self { principal, remote: remote.into(), origin: None, headers: vec![] }
     }
+
+    /// How many bytes of text it has.
+    pub(crate) fn size(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        self.principal.id.len() + self.remote.len() + self.origin.as_ref().map_or(0, String::len) + headers
+    }
 }
 
 /// How a message reached the node.

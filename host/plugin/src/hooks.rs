@@ -11,8 +11,8 @@ use super::hook_types::{
     UncompiledGrant, Verdict,
 };
 use super::load::Hooks;
+use super::mirror::ShadowCall;
 use super::mirrored_call::{MirroredCall, PublishCall, SubscribeCall};
-use super::shadow::ShadowCall;
 use bytesize::ByteSize;
 use std::time::Instant;
 use switchyard_protocol::room::MAX_NAME_BYTES;
@@ -37,14 +37,14 @@ impl Governor {
             Ok(answer) => answer,
             Err(rejection) => self.unless_allowed(rejection, Limits::default()),
         };
-        self.mirror(|_| MirroredCall::Connect(request.clone(), answer.clone()));
+        self.mirror("connect", |_| MirroredCall::Connect(request.clone(), answer.clone()));
         answer
     }
 
     /// Copies a call to the candidate and to the recording, if there are any.
-    pub(super) fn mirror(&self, call: impl Fn(&Self) -> MirroredCall) {
+    pub(super) fn mirror(&self, hook: &'static str, call: impl Fn(&Self) -> MirroredCall) {
         if let Some(mirror) = &self.mirror {
-            mirror.send(ShadowCall::Mirrored(call(self)));
+            mirror.send(hook, || ShadowCall::Mirrored(call(self)));
         }
         self.plugin().recorder().record(|| call(self));
     }
@@ -80,7 +80,7 @@ impl Governor {
             }),
             Err(rejection) => self.unless_allowed(rejection, None),
         };
-        self.mirror(|_| MirroredCall::Room(principal_id.to_owned(), room.to_owned(), answer.clone()));
+        self.mirror("room", |_| MirroredCall::Room(principal_id.to_owned(), room.to_owned(), answer.clone()));
         answer
     }
 
@@ -102,7 +102,7 @@ impl Governor {
         let answer = self.grant(principal, room, filter, counts);
         let hooks = self.hooks();
         if hooks.subscribe || hooks.deliver {
-            self.mirror(|this| {
+            self.mirror("subscribe", |this| {
                 let canonical = |id| this.filters.canonical(id).to_owned();
                 let answer = answer.clone().map(|grant| (grant.filter.map(canonical), grant.limits));
                 let (principal, room, filter) =
@@ -184,7 +184,9 @@ impl Governor {
             Ok(answer) => answer,
             Err(rejection) => self.unless_allowed(rejection, Verdict::Pass),
         };
-        self.mirror(|_| MirroredCall::Publish(Box::new(PublishCall::new(request, answer.clone()))));
+        self.mirror("publish", |_| {
+            MirroredCall::Publish(Box::new(PublishCall::new(request, answer.clone())))
+        });
         answer
     }
 

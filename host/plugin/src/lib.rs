@@ -26,6 +26,7 @@ mod clock;
 mod compiler;
 mod config;
 mod contract;
+mod copy_budget;
 mod counters;
 mod deadline;
 mod deliver;
@@ -44,6 +45,7 @@ mod item_limits;
 mod load;
 mod log;
 mod metrics;
+mod mirror;
 mod mirrored_call;
 mod observed_call;
 mod recorded_call;
@@ -66,6 +68,7 @@ pub use config::{
     read_signature, signature_file,
 };
 pub use contract::MAX_FILE_BYTES;
+pub use copy_budget::CopyBudget;
 pub use counters::CallCounts;
 pub use deliver::{Audience, FilterResults};
 pub use engine::{Budget, Engine, EngineError, MAX_INSTANCES};
@@ -80,6 +83,7 @@ pub use hook_types::{
 pub use instance::Instance;
 pub use load::{Hooks, LoadError, LoadErrorKind, Plugin, PluginInfo, check_file, digest};
 pub use metrics::{HISTOGRAM_BOUNDS, Metric, MetricKind, MetricValue};
+pub use mirror::Mirror;
 pub use recorded_call::{
     DeliverQuestion, PublishQuestion, Question, RecordedCall, RecordedMessage, RoomQuestion,
     SubscribeQuestion,
@@ -88,7 +92,7 @@ pub use recorder::Recording;
 pub use replayer::Replayer;
 pub use schema::find_schema_problems;
 pub use series::{PluginSeries, VersionCounts};
-pub use shadow::{ComparisonReport, Difference, HookComparison, Mirror, Shadow};
+pub use shadow::{ComparisonReport, Difference, HookComparison, Shadow};
 pub use signature::{KeyError, PublicKey, SecretKey, SignatureError, Trust};
 pub use state::{StateChange, StateScope, StateTable, StateTables, StateUsage};
 pub use status::{PluginStatus, State, Stats};

@@ -47,20 +47,14 @@ impl MirroredCall {
     /// About how many bytes it has.
     pub(super) fn size(&self) -> usize {
         let content = match self {
-            Self::Connect(request, _) => {
-                request.principal.id.len() + request.origin.as_ref().map_or(0, String::len)
-            }
+            Self::Connect(request, _) => request.size(),
             Self::Room(principal, room, _) => principal.len() + room.len(),
             Self::Subscribe(call) => {
                 let canonical = call.answer.as_ref().ok().and_then(|(filter, _)| filter.as_ref());
                 call.room.len()
                     + [call.filter.as_ref(), canonical].into_iter().flatten().map(String::len).sum::<usize>()
             }
-            Self::Publish(call) => {
-                let replacement = if let Ok(Verdict::Replace(data)) = &call.answer { data.len() } else { 0 };
-                let key = call.idempotency_key.as_ref().map_or(0, String::len);
-                size_of::<PublishCall>() + call.message.size() + call.principal.id.len() + key + replacement
-            }
+            Self::Publish(call) => call.size(),
             Self::Deliver(message, results) => {
                 message.size()
                     + results
@@ -70,16 +64,6 @@ impl MirroredCall {
             }
         };
         size_of::<Self>() + content
-    }
-
-    pub(super) fn hook(&self) -> &'static str {
-        match self {
-            Self::Connect(..) => "connect",
-            Self::Room(..) => "room",
-            Self::Subscribe(_) => "subscribe",
-            Self::Publish(..) => "publish",
-            Self::Deliver(..) => "deliver",
-        }
     }
 }
 
@@ -93,6 +77,12 @@ impl PublishCall {
             idempotency_key: idempotency_key.map(str::to_owned),
             answer,
         }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        let replacement = if let Ok(Verdict::Replace(data)) = &self.answer { data.len() } else { 0 };
+        let key = self.idempotency_key.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.message.size() + self.principal.id.len() + key + replacement
     }
 
     pub(super) fn request(&self) -> PublishRequest<'_> {

@@ -3,8 +3,8 @@
 
 use super::governor::Governor;
 use super::hook_types::{ConnectRequest, Counts, Principal, PublishRequest, Rejection, Verdict};
+use super::mirror::{Mirror, ShadowCall};
 use super::mirrored_call::{PublishCall, excerpt};
-use super::shadow::{Mirror, ShadowCall};
 use serde_json::{Value, json};
 
 /// A call that was decided without the candidate.
@@ -26,7 +26,7 @@ pub(super) const ALLOWED: &str = "allowed";
 impl Mirror {
     /// Shows the candidate a client that wants to connect. `refusal` is the reason if it may not.
     pub fn observe_connect(&self, request: &ConnectRequest, refusal: Option<&str>) {
-        self.observe(Question::Connect(request.clone()), refusal);
+        self.observe("connect", || Question::Connect(request.clone()), refusal);
     }
 
     /// Shows the candidate a request to join a room. `refusal` is the reason if it was refused.
@@ -38,18 +38,24 @@ impl Mirror {
         counts: Counts,
         refusal: Option<&str>,
     ) {
-        let (principal, room, filter) = (principal.clone(), room.to_owned(), filter.map(str::to_owned));
-        self.observe(Question::Subscribe { principal, room, filter, counts }, refusal);
+        let question = || {
+            let (principal, room, filter) = (principal.clone(), room.to_owned(), filter.map(str::to_owned));
+            Question::Subscribe { principal, room, filter, counts }
+        };
+        self.observe("subscribe", question, refusal);
     }
 
     /// Shows the candidate a message. `refusal` is the reason if it is not published.
     pub fn observe_publish(&self, request: &PublishRequest<'_>, refusal: Option<&str>) {
-        self.observe(Question::Publish(Box::new(PublishCall::new(request, Ok(Verdict::Pass)))), refusal);
+        let question = || Question::Publish(Box::new(PublishCall::new(request, Ok(Verdict::Pass))));
+        self.observe("publish", question, refusal);
     }
 
-    fn observe(&self, question: Question, refusal: Option<&str>) {
-        let refusal = refusal.map(str::to_owned);
-        self.send(ShadowCall::Observed(Box::new(ObservedCall { question, refusal })));
+    fn observe(&self, hook: &'static str, question: impl FnOnce() -> Question, refusal: Option<&str>) {
+        self.send(hook, || {
+            let (question, refusal) = (question(), refusal.map(str::to_owned));
+            ShadowCall::Observed(Box::new(ObservedCall { question, refusal }))
+        });
     }
 }
 
@@ -60,6 +66,18 @@ impl ObservedCall {
             Question::Subscribe { .. } => "subscribe",
             Question::Publish(_) => "publish",
         }
+    }
+
+    /// About how many bytes it has.
+    pub(super) fn size(&self) -> usize {
+        let content = match &self.question {
+            Question::Connect(request) => request.size(),
+            Question::Subscribe { principal, room, filter, .. } => {
+                principal.id.len() + room.len() + filter.as_ref().map_or(0, String::len)
+            }
+            Question::Publish(call) => call.size(),
+        };
+        size_of::<Self>() + content + self.refusal.as_ref().map_or(0, String::len)
     }
 
     /// What is asked, for people.

@@ -1,6 +1,7 @@
 //! Recording the calls of a plugin while somebody reads them: the governors put copies into a bounded queue. Knows
 //! neither how long to record nor for whom.
 
+use super::copy_budget::{CopiedBytes, CopyBudget};
 use super::load::Plugin;
 use super::mirrored_call::MirroredCall;
 use super::recorded_call::RecordedCall;
@@ -27,12 +28,14 @@ pub(super) struct Recorder {
 struct Queue {
     calls: mpsc::Sender<QueuedCall>,
     usage: Arc<Usage>,
+    budget: Arc<CopyBudget>,
 }
 
 struct QueuedCall {
     time: u64,
     call: MirroredCall,
     bytes: usize,
+    _copied: CopiedBytes,
 }
 
 #[derive(Default)]
@@ -56,17 +59,21 @@ impl Recorder {
             return;
         }
         let queue = self.queue.locked();
-        let Some(Queue { calls, usage }) = &*queue else { return };
+        let Some(Queue { calls, usage, budget }) = &*queue else { return };
         let skip = || _ = usage.skipped.fetch_add(1, Ordering::Relaxed);
         let Ok(place) = calls.try_reserve() else { return skip() };
+        if !budget.has_room() {
+            return skip();
+        }
         let call = call();
         let bytes = call.size();
         // Only this adds to the sum, under the lock.
         if usage.queued_bytes.load(Ordering::Relaxed) + bytes > MAX_QUEUED_BYTES {
             return skip();
         }
+        let Some(copied) = budget.take(bytes) else { return skip() };
         usage.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        place.send(QueuedCall { time: unix_ms(), call, bytes });
+        place.send(QueuedCall { time: unix_ms(), call, bytes, _copied: copied });
     }
 
     /// Ends the recording after the calls so far.
@@ -88,9 +95,9 @@ impl Recorder {
 }
 
 impl Recording {
-    /// Starts to record the calls of a version. Messages have their data only if `has_data`. `None` if it is
-    /// being recorded already.
-    pub fn start(plugin: Arc<Plugin>, has_data: bool) -> Option<Self> {
+    /// Starts to record the calls of a version. Messages have their data only if `has_data`. `budget` bounds what waits
+    /// to be read. `None` if it is being recorded already.
+    pub fn start(plugin: Arc<Plugin>, has_data: bool, budget: Arc<CopyBudget>) -> Option<Self> {
         let (sender, calls) = mpsc::channel(QUEUE_CAPACITY);
         let usage: Arc<Usage> = Arc::default();
         let recorder = plugin.recorder();
@@ -99,7 +106,7 @@ impl Recording {
             return None;
         }
         if !recorder.is_replaced.load(Ordering::Relaxed) {
-            *queue = Some(Queue { calls: sender, usage: usage.clone() });
+            *queue = Some(Queue { calls: sender, usage: usage.clone(), budget });
             recorder.is_recording.store(true, Ordering::Relaxed);
         }
         drop(queue);
@@ -113,7 +120,7 @@ impl Recording {
 
     /// The next call. `None` when another version has become active.
     pub async fn next(&mut self) -> Option<RecordedCall> {
-        let QueuedCall { time, call, bytes } = self.calls.recv().await?;
+        let QueuedCall { time, call, bytes, .. } = self.calls.recv().await?;
         self.usage.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         Some(RecordedCall::new(time, call, self.has_data))
     }
@@ -137,11 +144,13 @@ impl Drop for Recording {
 mod tests {
     use super::super::mirrored_call::MirroredMessage;
     use super::*;
+    use switchyard_process::memory::MemoryAccount;
 
     fn recorder() -> (Recorder, mpsc::Receiver<QueuedCall>, Arc<Usage>) {
         let (calls, queued) = mpsc::channel(2);
         let usage: Arc<Usage> = Arc::default();
-        let queue = Mutex::new(Some(Queue { calls, usage: usage.clone() }));
+        let budget = CopyBudget::new(MemoryAccount::unlimited());
+        let queue = Mutex::new(Some(Queue { calls, usage: usage.clone(), budget }));
         let is_replaced = AtomicBool::new(false);
         (Recorder { is_recording: AtomicBool::new(true), queue, is_replaced }, queued, usage)
     }

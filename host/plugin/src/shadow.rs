@@ -1,10 +1,12 @@
 //! Running a candidate version in the shadow of the active one: it receives the same calls on live traffic,
 //! on a thread of its own. Its answers have no effect; they are only compared.
 
+use super::copy_budget::CopyBudget;
 use super::filters::FilterId;
 use super::governor::Governor;
 use super::hook_types::{Limits, Rejection, RejectionCode, Verdict, clip};
 use super::load::Plugin;
+use super::mirror::{Mirror, QueuedCall, ShadowCall};
 use super::mirrored_call::{
     MAX_SHOWN_BYTES, MirroredCall, MirroredMessage, PublishCall, SubscribeCall, excerpt,
 };
@@ -13,12 +15,9 @@ use super::status::PluginStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
-
-/// How many calls may wait for the candidate, each with a copy of its message. Further calls are skipped.
-const QUEUE_CAPACITY: usize = 256;
+use tokio::sync::mpsc::Receiver;
 
 /// How many differences are kept for each hook: the newest.
 const MAX_DIFFERENCES: usize = 10;
@@ -37,20 +36,6 @@ const ANONYMOUS_PRINCIPAL: &str = "";
 pub struct Shadow {
     plugin: Arc<Plugin>,
     mirror: Mirror,
-}
-
-/// The queue into which a governor puts copies of its calls and their answers.
-#[derive(Clone)]
-pub struct Mirror {
-    calls: SyncSender<ShadowCall>,
-    report: Arc<Mutex<ComparisonReport>>,
-}
-
-/// What a candidate is shown.
-pub(super) enum ShadowCall {
-    Mirrored(MirroredCall),
-    /// A call that was decided without its plugin.
-    Observed(Box<ObservedCall>),
 }
 
 /// How a candidate compares to the active version.
@@ -87,22 +72,19 @@ pub struct Difference {
 }
 
 impl Shadow {
-    /// Starts the candidate's thread.
+    /// Starts the candidate's thread. `budget` bounds what waits for it.
     ///
     /// # Errors
     ///
     /// Fails if the system does not provide a thread.
-    pub fn start(plugin: Arc<Plugin>) -> io::Result<Self> {
-        let (calls, queue) = sync_channel(QUEUE_CAPACITY);
+    pub fn start(plugin: Arc<Plugin>, budget: Arc<CopyBudget>) -> io::Result<Self> {
         let report: Arc<Mutex<ComparisonReport>> = Arc::default();
-        let mut comparator = Comparator {
-            governor: Governor::for_candidate(plugin.clone()),
-            filters: HashMap::new(),
-            report: report.clone(),
-        };
+        let (mirror, mut calls) = Mirror::new(budget, report.clone());
+        let governor = Governor::for_candidate(plugin.clone());
+        let mut comparator = Comparator { governor, filters: HashMap::new(), report };
         let name = format!("shadow {}", plugin.info().name);
-        thread::Builder::new().name(name).spawn(move || comparator.run(&queue))?;
-        Ok(Self { plugin, mirror: Mirror { calls, report } })
+        thread::Builder::new().name(name).spawn(move || comparator.run(&mut calls))?;
+        Ok(Self { plugin, mirror })
     }
 
     /// The candidate.
@@ -117,30 +99,7 @@ impl Shadow {
 
     /// The comparison so far, and the candidate's own counters.
     pub fn report(&self) -> (ComparisonReport, PluginStatus) {
-        let report = self.mirror.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (report, self.plugin.stats().status())
-    }
-}
-
-impl Mirror {
-    /// Never blocks: if the queue is full, the call is skipped and counted. If the candidate's thread has
-    /// panicked, the call counts as failed.
-    pub(super) fn send(&self, call: ShadowCall) {
-        let Err(error) = self.calls.try_send(call) else { return };
-        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        match error {
-            TrySendError::Full(_) => report.skipped += 1,
-            TrySendError::Disconnected(call) => report.hooks.entry(call.hook()).or_default().failed += 1,
-        }
-    }
-}
-
-impl ShadowCall {
-    fn hook(&self) -> &'static str {
-        match self {
-            Self::Mirrored(call) => call.hook(),
-            Self::Observed(call) => call.hook(),
-        }
+        (self.mirror.report(), self.plugin.stats().status())
     }
 }
 
@@ -154,8 +113,8 @@ struct Comparator {
 }
 
 impl Comparator {
-    fn run(&mut self, calls: &Receiver<ShadowCall>) {
-        while let Ok(call) = calls.recv() {
+    fn run(&mut self, calls: &mut Receiver<QueuedCall>) {
+        while let Some(QueuedCall { call, .. }) = calls.blocking_recv() {
             match call {
                 ShadowCall::Mirrored(call) => self.replay(call),
                 ShadowCall::Observed(call) => self.compare_decision(&call),
@@ -309,29 +268,5 @@ impl HookComparison {
             self.samples.pop_front();
         }
         self.samples.push_back(difference);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_call_is_skipped_if_the_candidate_is_slow_and_failed_if_its_thread_has_ended() {
-        let (calls, queue) = sync_channel(1);
-        let mirror = Mirror { calls, report: Arc::default() };
-        let call =
-            || ShadowCall::Mirrored(MirroredCall::Deliver(MirroredMessage::new("a", "", b"1"), vec![]));
-        let counted = || {
-            let report = mirror.report.lock().unwrap();
-            (report.skipped, report.hooks.get("deliver").map_or(0, |hook| hook.failed))
-        };
-        mirror.send(call());
-        assert_eq!(counted(), (0, 0));
-        mirror.send(call());
-        assert_eq!(counted(), (1, 0), "the queue is full");
-        drop(queue);
-        mirror.send(call());
-        assert_eq!(counted(), (1, 1));
     }
 }

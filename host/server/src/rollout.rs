@@ -48,7 +48,7 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
-use switchyard_plugin::{Cache, Compiler, PluginConfig, StateTables, Trust};
+use switchyard_plugin::{Cache, Compiler, CopyBudget, PluginConfig, StateTables, Trust};
 use switchyard_protocol::{ErrorCode, Refusal, room::RoomPattern};
 use switchyard_store::PluginRegistry;
 use tokio::sync::{Semaphore, watch};
@@ -76,6 +76,8 @@ pub(crate) struct Rollout {
     clearing: Mutex<Option<HistoryClearing>>,
     /// Whether the next change of the configured plugins clears the history of rooms that change their plugin.
     clears_history: AtomicBool,
+    /// For copies of calls that candidates and recordings get.
+    pub copy_budget: Arc<CopyBudget>,
     /// Candidates of plugins that have not been added yet.
     new_candidates: Mutex<NewCandidates>,
     /// Held while a preview is made.
@@ -112,6 +114,7 @@ impl Rollout {
         let slots = plugins.into_iter().map(|config| PluginSlot::new(hub.add_slot(config.name()), config));
         let configured = ArcSwap::from_pointee(slots.map(Arc::new).collect());
         let states = StateTables::new(hub.memory.clone());
+        let copy_budget = CopyBudget::new(hub.memory.clone());
         let shared_state = Arc::new(SharedState::new(hub.store.shared_values.clone()));
         let compiler =
             VersionCompiler::new(hub.vitals.clone(), states, shared_state.clone(), cache, compiler);
@@ -126,6 +129,7 @@ impl Rollout {
             preparing: Mutex::default(),
             clearing: Mutex::default(),
             clears_history: AtomicBool::new(false),
+            copy_budget,
             new_candidates: Mutex::default(),
             previews: Arc::new(Semaphore::new(1)),
             set_lock: Default::default(),

@@ -5,8 +5,10 @@ use allocation_counter::measure;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use switchyard_plugin::{
-    Budget, Governor, OnFailure, Plugin, PluginClock, PublishRequest, Shadow, StateTable, Verdict, Via,
+    Budget, CopyBudget, Governor, OnFailure, Plugin, PluginClock, PublishRequest, Shadow, StateTable,
+    Verdict, Via,
 };
+use switchyard_process::memory::MemoryAccount;
 use switchyard_tests::eventually;
 
 const ROOM: &str = "room";
@@ -74,7 +76,8 @@ fn the_publish_hook_is_told_who_publishes_what_and_how() {
 async fn a_candidate_changes_nothing() {
     let (state, _) = state(4 << 20);
     let mut governor = Governor::new(keeper(&state), OnFailure::Deny);
-    let shadow = Shadow::start(keeper(&state)).unwrap();
+    let budget = CopyBudget::new(MemoryAccount::unlimited());
+    let shadow = Shadow::start(keeper(&state), budget).unwrap();
     governor.set_mirror(Some(shadow.mirror()));
     let once = json!({"take": "wallet", "burst": 3, "set": "last", "value": "x"});
     for _ in 0..2 {

@@ -52,8 +52,8 @@ impl Rollout {
         let (code, signature) = (staged.code, staged.signature);
         let series = PluginSeries::default();
         let plugin = self.compiler.compile_candidate(&config, &code, signature.as_deref(), &series).await?;
-        let shadow =
-            Shadow::start(plugin.clone()).map_err(|error| cannot_start_thread("of a candidate", error))?;
+        let shadow = Shadow::start(plugin.clone(), self.copy_budget.clone())
+            .map_err(|error| cannot_start_thread("of a candidate", error))?;
         let mut candidates = self.new_candidates.locked();
         let others = candidates.iter().filter(|(other, _)| *other != name);
         let others: usize = others.map(|(_, other)| other.candidate.code.len()).sum();

@@ -57,8 +57,8 @@ impl Rollout {
         let signed = signature.as_deref();
         let plugin = self.compiler.compile_candidate(&config, &code, signed, &slot.series).await?;
         let _activating = slot.rollout_lock.lock().await;
-        let shadow =
-            Shadow::start(plugin.clone()).map_err(|error| cannot_start_thread("of a candidate", error))?;
+        let shadow = Shadow::start(plugin.clone(), self.copy_budget.clone())
+            .map_err(|error| cannot_start_thread("of a candidate", error))?;
         self.hub.set_mirror(slot.id, Some(shadow.mirror()));
         slot.state().candidate = Some(Candidate { shadow, code, signature, since: unix_ms() });
         Ok(plugin)
