@@ -6,6 +6,7 @@ use crate::{
     output::{Problems, note, print_line},
     plugin::print_preview,
 };
+use anyhow::bail;
 use clap::Args;
 use std::path::PathBuf;
 use switchyard_plugin::Engine;
@@ -20,13 +21,19 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Ask a running node what would change if it reloaded its configuration now
-    #[arg(long, conflicts_with = "config")]
+    #[arg(long)]
     diff: bool,
     #[command(flatten)]
     admin: AdminArgs,
 }
 
 pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
+    if args.diff && args.config.is_some() {
+        bail!(
+            "--diff asks a running node, which reads the file that it was started with: leave --config out; --admin says which \
+             node is asked"
+        );
+    }
     match args.diff {
         true => diff(&args.admin).await,
         false => check(args),

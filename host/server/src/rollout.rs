@@ -31,7 +31,7 @@ pub(crate) use new_candidates::NewCandidateView;
 pub(crate) use preview::{ChangePreview, PlannedChange, RoomTable};
 pub(crate) use shared_state::share_states;
 pub(crate) use slot::PluginSlot;
-pub(crate) use stored_changes::{SlotChange, SlotRemoval};
+pub(crate) use stored_changes::{NO_SHARED_STORE, SlotChange, SlotRemoval};
 pub(crate) use stored_plugins::StoredPlugin;
 pub(crate) use switchyard_process::log::AUDIT_TARGET;
 pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};

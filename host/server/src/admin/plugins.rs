@@ -2,14 +2,15 @@
 //! candidates. Does not decide which version is active: `rollout` does.
 
 use super::{
-    api::{Api, ApiError, ApiResult, Caller, json_response, to_json},
+    api::{Api, ApiError, ApiResult, Caller, json_response, not_found, to_json},
     body::UnreadBody,
     messages::max_body_bytes,
     query::QueryParameters,
 };
 use crate::hub::conflict;
 use crate::rollout::{
-    Deployment, NewCandidateView, NodeReport, PluginReport, PluginSlot, PluginState, PluginView,
+    Deployment, NO_SHARED_STORE, NewCandidateView, NodeReport, PluginReport, PluginSlot, PluginState,
+    PluginView,
 };
 use axum::{
     Json,
@@ -132,7 +133,10 @@ pub(super) async fn load(
     let (code, signature) = (body.clone(), signature(&headers));
     let Path(name) = name?;
     // The code of an unknown plugin waits for its slot.
-    if api.rollout.slot(&name).is_err() && api.services.hub.store.remote.is_some() {
+    if let Err(unknown) = api.rollout.slot(&name) {
+        if api.services.hub.store.remote.is_none() {
+            return Err(not_found(format!("{}; {NO_SHARED_STORE}", unknown.message)).into());
+        }
         let staged = api.rollout.stage(&name, code, signature)?;
         return Ok(json_response(to_json(staged)));
     }
@@ -208,7 +212,7 @@ pub(super) async fn shadow(
         Some(candidate) => Some(candidate.shadow),
         None => api.rollout.slot(&name)?.view().shadow,
     };
-    let none = || super::api::not_found(format!("plugin '{name}' has no candidate on this node"));
+    let none = || not_found(format!("plugin '{name}' has no candidate on this node"));
     Ok(Json(serde_json::to_value(shadow.ok_or_else(none)?).expect("plain data")))
 }
 

@@ -56,6 +56,10 @@ struct ChangedVersion {
     staged: Option<StagedVersion>,
 }
 
+/// Why a plugin cannot be added to the memory store.
+pub(crate) const NO_SHARED_STORE: &str = "this node keeps everything in its own memory, so after a restart it would have forgotten the \
+                               plugin, and its rooms would be open: put the plugin into the configuration file and reload it";
+
 impl Rollout {
     /// The rooms and settings of a plugin of the store, as operators have set them.
     pub(crate) fn stored_settings(&self, name: &str) -> Option<(Vec<RoomPattern>, StoredSettings)> {
@@ -202,11 +206,7 @@ impl Rollout {
     pub(super) fn require_shared_store(&self) -> Result<(), Refusal> {
         match self.hub.store.remote {
             Some(_) => Ok(()),
-            None => Err(conflict(
-                "this node keeps everything in its own memory, so after a restart it would have forgotten the plugin, and \
-                 its rooms would be open: put the plugin into the configuration file and reload it"
-                    .to_owned(),
-            )),
+            None => Err(conflict(NO_SHARED_STORE.to_owned())),
         }
     }
 
