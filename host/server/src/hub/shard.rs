@@ -85,19 +85,24 @@ impl Shard {
     /// Runs a shard of rooms without a plugin.
     pub(super) async fn run_in_order(mut self, mut commands: mpsc::UnboundedReceiver<ShardCommand>) {
         let mut batch = Vec::with_capacity(COMMAND_BATCH_SIZE);
-        loop {
-            let taken = match self.flush.due() {
-                None => Some(commands.recv_many(&mut batch, COMMAND_BATCH_SIZE).await),
-                Some(due) => {
-                    timeout_at(due.into(), commands.recv_many(&mut batch, COMMAND_BATCH_SIZE)).await.ok()
-                }
-            };
-            if taken == Some(0) {
-                return self.flush.write_all();
-            }
+        while self.receive(&mut commands, &mut batch).await {
             batch.drain(..).for_each(|command| self.handle_in_order(command));
             self.flush.write(Instant::now(), &self.queue);
             tokio::task::yield_now().await;
+        }
+        self.flush.write_all();
+    }
+
+    /// Waits for commands, or until outboxes have to be written. Returns `false` when the shard ends.
+    async fn receive(
+        &mut self,
+        commands: &mut mpsc::UnboundedReceiver<ShardCommand>,
+        batch: &mut Vec<ShardCommand>,
+    ) -> bool {
+        let received = commands.recv_many(batch, COMMAND_BATCH_SIZE);
+        match self.flush.due() {
+            None => received.await > 0,
+            Some(due) => timeout_at(due.into(), received).await != Ok(0),
         }
     }
 

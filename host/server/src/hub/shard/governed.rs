@@ -17,12 +17,15 @@ const PAUSE_FACTOR: u32 = 2;
 /// A principal uses the plugin if it has had a turn within this time.
 const USE_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long the shard stays on its thread after its plugin was needed there.
+const REST_DELAY: Duration = Duration::from_millis(100);
+
 /// Maximum number of commands that are sorted before any of them is handled.
 const MAX_SORTED_COMMANDS: usize = 4096;
 
 /// Commands that were received and not handled yet.
 #[derive(Default)]
-struct PendingCommands {
+pub(super) struct PendingCommands {
     /// Commands that need no call of the plugin. They are handled in order.
     immediate: VecDeque<ShardCommand>,
     requests: FairQueue<PolicyRequest>,
@@ -78,16 +81,22 @@ impl PendingCommands {
 }
 
 impl Shard {
-    /// Runs the shard of a plugin on its thread.
+    /// Runs the shard of a plugin on its thread, until the plugin was not needed for a while: then returns it with its
+    /// queue. `None` when the shard has ended. `pending` has no commands at the beginning and at the end.
     pub(super) async fn run_in_turns(
         mut self,
         mut commands: mpsc::UnboundedReceiver<ShardCommand>,
-        first: ShardCommand,
-    ) {
-        let (mut batch, mut pending) = (Vec::with_capacity(COMMAND_BATCH_SIZE), PendingCommands::default());
-        self.sort(first, &mut pending);
+        first: VecDeque<ShardCommand>,
+        pending: &mut PendingCommands,
+    ) -> Option<(Self, mpsc::UnboundedReceiver<ShardCommand>)> {
+        let mut batch = Vec::with_capacity(COMMAND_BATCH_SIZE);
+        let mut needed = Instant::now();
+        first.into_iter().for_each(|command| self.sort(command, pending));
         loop {
             if let Some(due) = pending.idle_until(Instant::now()) {
+                if due.is_none() && needed.elapsed() >= REST_DELAY {
+                    return Some((self, commands));
+                }
                 let due = self.flush.due().into_iter().chain(due).min();
                 let taken = match due {
                     None => Some(commands.recv_many(&mut batch, COMMAND_BATCH_SIZE).await),
@@ -96,27 +105,31 @@ impl Shard {
                     }
                 };
                 if taken == Some(0) {
-                    return self.flush.write_all();
+                    self.flush.write_all();
+                    return None;
                 }
             }
             // All queued commands, so that a principal that was not in the queue before gets its turn soon.
             let queued = std::iter::from_fn(|| commands.try_recv().ok());
             for command in batch.drain(..).chain(queued).take(MAX_SORTED_COMMANDS) {
-                self.sort(command, &mut pending);
+                self.sort(command, pending);
             }
             let until = Instant::now() + TURN_DURATION;
             while let Some(command) = pending.immediate.pop_front() {
+                if self.needs_thread(&command) {
+                    needed = until;
+                }
                 self.handle(command);
                 self.finish_swap().await;
                 while let Some(command) = self.arrivals.next_released() {
-                    self.sort(command, &mut pending);
+                    self.sort(command, pending);
                 }
                 if Instant::now() >= until {
                     break;
                 }
             }
             let began = Instant::now();
-            let PendingCommands { requests, pauses, .. } = &mut pending;
+            let PendingCommands { requests, pauses, .. } = pending;
             let is_eligible = |principal: &Arc<str>| !pauses.until.contains_key(principal);
             let served = requests.serve_next_where(is_eligible, |request| {
                 match self.answer(request, Some(began + TURN_DURATION)) {
@@ -126,6 +139,7 @@ impl Shard {
                 }
             });
             if let Some(principal) = served {
+                needed = until;
                 pauses.record_turn(principal, began, Instant::now());
             }
             self.flush.write(Instant::now(), &self.queue);

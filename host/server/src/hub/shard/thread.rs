@@ -1,14 +1,24 @@
 //! The thread of a plugin's shard, so that a slow plugin delays only its own rooms. It is started when the plugin is
-//! first needed there; until then the shard has no members, and takes no thread. How the thread is shared is in
-//! `governed.rs`.
+//! first needed there. While the plugin is not needed, the shard runs in a task like those of rooms without a plugin:
+//! waking a thread costs more than a delivery. How the thread is shared is in `governed.rs`.
 
+use super::governed::PendingCommands;
 use super::*;
 use crate::hub::{cannot_start_thread, policy::ClosedReason};
-use std::io;
+use std::{collections::VecDeque, io};
 use switchyard_process::vital::VitalTasks;
 
-/// A shard, its queue, and the command that it handles first.
-type ShardHandoff = (Shard, mpsc::UnboundedReceiver<ShardCommand>, ShardCommand);
+/// A shard on its way to its thread.
+struct ShardHandoff {
+    shard: Shard,
+    commands: mpsc::UnboundedReceiver<ShardCommand>,
+    /// The commands that it handles first.
+    first: VecDeque<ShardCommand>,
+    back: oneshot::Sender<ReturnedShard>,
+}
+
+/// A shard whose thread has nothing to do, with its queue.
+type ReturnedShard = (Shard, mpsc::UnboundedReceiver<ShardCommand>);
 
 impl Shard {
     /// Runs the shard of a plugin. If the system cannot start a thread for it, its rooms are closed, and each request
@@ -19,30 +29,64 @@ impl Shard {
         mut commands: mpsc::UnboundedReceiver<ShardCommand>,
         vitals: VitalTasks,
     ) {
-        while let Some(command) = commands.recv().await {
-            if !self.needs_thread(&command) {
-                self.handle_in_order(command);
-                self.finish_swap().await;
-                continue;
-            }
-            match start_thread(&plugin, &vitals) {
-                Ok(thread) => {
-                    self.has_thread = true;
-                    return drop(thread.send((self, commands, command)));
+        let (mut thread, mut batch) = (None, vec![]);
+        while self.receive(&mut commands, &mut batch).await {
+            let mut queued = VecDeque::from(std::mem::take(&mut batch));
+            while let Some(command) = queued.pop_front() {
+                if !self.needs_thread(&command) {
+                    self.handle(command);
+                    self.finish_swap().await;
+                    // What waited for it comes before what came later.
+                    let released: Vec<_> = std::iter::from_fn(|| self.arrivals.next_released()).collect();
+                    released.into_iter().rev().for_each(|command| queued.push_front(command));
+                    continue;
                 }
-                Err(error) => self.handle_without_thread(&plugin, command, error),
+                let handoffs = match &thread {
+                    Some(handoffs) => handoffs,
+                    None => match start_thread(&plugin, &vitals) {
+                        Ok(handoffs) => thread.insert(handoffs),
+                        Err(error) => {
+                            self.handle_without_thread(&plugin, command, error);
+                            continue;
+                        }
+                    },
+                };
+                self.has_thread = true;
+                queued.push_front(command);
+                let (back, returned) = oneshot::channel();
+                let first = std::mem::take(&mut queued);
+                handoffs.send(ShardHandoff { shard: self, commands, first, back }).ok();
+                match returned.await {
+                    Ok(returned) => (self, commands) = returned,
+                    Err(_) => return,
+                }
             }
+            self.flush.write(Instant::now(), &self.queue);
+            tokio::task::yield_now().await;
         }
+        self.flush.write_all();
     }
 
     /// Whether a command may call the plugin.
-    fn needs_thread(&self, command: &ShardCommand) -> bool {
-        let may_call = match command {
+    pub(super) fn needs_thread(&mut self, command: &ShardCommand) -> bool {
+        if !matches!(self.policy, Policy::Governed(_)) {
+            return false;
+        }
+        match command {
             ShardCommand::Request(_) => true,
-            ShardCommand::Adopt { rooms, .. } => !rooms.is_empty(),
-            _ => false,
-        };
-        may_call && matches!(self.policy, Policy::Governed(_))
+            ShardCommand::Store(Event::Published(message)) => {
+                let filters = &mut self.scratch.filters;
+                match self.rooms.get(&*message.room) {
+                    Some(RoomEntry::Open(room, _)) => room.filters(filters),
+                    Some(RoomEntry::Opening(..)) | None => filters.clear(),
+                }
+                !filters.is_empty()
+            }
+            ShardCommand::Acknowledge { .. } | ShardCommand::Written => false,
+            ShardCommand::Adopt { rooms, .. } if !self.has_thread => !rooms.is_empty(),
+            // Without a thread, the plugin was never called, so there is nothing to release and nothing to compile.
+            _ => self.has_thread,
+        }
     }
 
     /// Handles a command that needs a thread, as if the rooms were closed.
@@ -64,13 +108,16 @@ impl Shard {
 }
 
 /// Starts a thread that waits for its shard. The shard is sent only then, so that it is not lost if no thread
-/// can be started.
-fn start_thread(plugin: &str, vitals: &VitalTasks) -> io::Result<oneshot::Sender<ShardHandoff>> {
-    let (sender, receiver) = oneshot::channel::<ShardHandoff>();
+/// can be started. The thread ends when nobody can send it the shard any more.
+fn start_thread(plugin: &str, vitals: &VitalTasks) -> io::Result<mpsc::UnboundedSender<ShardHandoff>> {
+    let (sender, mut handoffs) = mpsc::unbounded_channel::<ShardHandoff>();
     let runtime = tokio::runtime::Handle::current();
     let run = async move {
-        if let Ok((shard, commands, first)) = receiver.await {
-            shard.run_in_turns(commands, first).await;
+        let mut pending = PendingCommands::default();
+        while let Some(ShardHandoff { shard, commands, first, back }) = handoffs.recv().await {
+            if let Some(returned) = shard.run_in_turns(commands, first, &mut pending).await {
+                back.send(returned).ok();
+            }
         }
     };
     vitals.spawn_thread(format!("plugin {plugin}"), move || runtime.block_on(run))?;
