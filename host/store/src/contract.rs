@@ -72,6 +72,7 @@ where
     history::a_cleared_history_begins_an_epoch(subject(10, 600).await).await;
     data_and_event_names_are_not_changed(subject(10, 600).await).await;
     rooms::reading_creates_no_room(subject(10, 600).await).await;
+    rooms::a_room_is_on_the_list_after_a_flush(subject(10, 600).await).await;
     rooms::a_message_that_needs_a_member_is_published_only_while_there_is_one(subject(10, 600).await).await;
     sessions::a_resumed_session_has_its_rooms(subject(10, 600).await).await;
     sessions::a_join_keeps_the_position_of_a_member_and_gives_one_to_others(subject(10, 600).await).await;

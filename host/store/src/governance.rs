@@ -7,7 +7,7 @@ pub use stored::{
     MAX_RECORD_BYTES, MAX_SETTINGS_BYTES, MAX_SLOTS, Reservation, SlotConflict, StoredSettings,
 };
 
-use crate::Unavailable;
+use crate::{Unavailable, random::random};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use switchyard_protocol::room::{RoomPattern, any_governs};
@@ -15,12 +15,36 @@ use switchyard_protocol::room::{RoomPattern, any_governs};
 /// Where all nodes agree on which plugin governs which rooms.
 #[async_trait::async_trait]
 pub trait GovernanceRegistry: Send + Sync {
-    /// The record, unless its revision is `known`. The revision is 0 if there is no record.
-    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable>;
+    /// The record, unless its version is `known`. Its revision is 0 if there is none.
+    async fn governance(&self, known: Option<RecordVersion>) -> Result<Option<Governance>, Unavailable>;
 
-    /// Replaces the record if its revision is `expected`. Returns `false` and does nothing if it is another one.
+    /// Replaces the record if its version is `expected`. Returns `false` and does nothing if it is another one.
     /// After an error, the change may have been made nevertheless; the record tells.
-    async fn replace_governance(&self, expected: u64, next: &Governance) -> Result<bool, Unavailable>;
+    async fn replace_governance(
+        &self,
+        expected: RecordVersion,
+        next: &Governance,
+    ) -> Result<bool, Unavailable>;
+}
+
+/// Identifies a record of governance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordVersion {
+    /// Tells records from those that were begun anew after the store had lost them.
+    pub incarnation: u64,
+    /// Increases with each change. 0 if there is no record.
+    pub revision: u64,
+    /// Another random number for each record that was written. A store that loses the newest records may get others of
+    /// the same revisions.
+    pub write: u64,
+}
+
+impl RecordVersion {
+    /// Whether whoever has done what this version asks has also done what `other` asks, as far as the store has not lost
+    /// any record between.
+    pub fn covers(self, other: Self) -> bool {
+        self == other || (self.incarnation == other.incarnation && self.revision > other.revision)
+    }
 }
 
 /// Which plugin governs which rooms. It is stored and replaced as a whole.
@@ -28,9 +52,16 @@ pub trait GovernanceRegistry: Send + Sync {
 pub struct Governance {
     /// Increases with each change. 0 if no plugin was ever configured.
     pub revision: u64,
-    /// Tells this record from one that was begun anew after the store had lost it.
+    /// See [`RecordVersion`].
     #[serde(default)]
     pub incarnation: u64,
+    /// See [`RecordVersion`]. The store sets it.
+    #[serde(default)]
+    pub write: u64,
+    /// The incarnations that were lost and whose plugins this record has got, each with the revision that the node
+    /// knew that added them. What operators have removed since does not come back from nodes that know less.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub merged: BTreeMap<u64, u64>,
     /// The plugins in the order of precedence: the first one with a matching pattern governs a room.
     pub slots: Vec<GovernedSlot>,
     /// The plugins after a change that was announced. It takes effect when no node publishes to the rooms
@@ -182,8 +213,9 @@ impl Governance {
 
     /// The next record, in which no change is under way.
     fn successor(&self) -> Self {
-        let (incarnation, reserved) = (self.incarnation, self.reserved.clone());
-        Self { revision: self.revision + 1, incarnation, reserved, ..Self::default() }
+        let Self { incarnation, merged, reserved, .. } = self;
+        let (merged, reserved) = (merged.clone(), reserved.clone());
+        Self { revision: self.revision + 1, incarnation: *incarnation, merged, reserved, ..Self::default() }
     }
 
     /// This record as the first one of a new incarnation. `now` is in Unix milliseconds: no other incarnation has had these
@@ -192,29 +224,56 @@ impl Governance {
         Self { revision: now.max(self.revision), incarnation, ..self }
     }
 
+    /// Identifies this record.
+    pub fn version(&self) -> RecordVersion {
+        RecordVersion { incarnation: self.incarnation, revision: self.revision, write: self.write }
+    }
+
+    /// This record as it is written, with a random number of its own.
+    pub(crate) fn as_written(&self) -> Self {
+        // At most 53 bits, like all numbers in Redis. 0 stands for no record.
+        let write = (u64::from_le_bytes(random()) >> 11) | 1;
+        Self { write, ..self.clone() }
+    }
+
     /// The record to write if this is what the store has instead of `known`, which a node has read before. `None` if the
-    /// node can accept it as it is.
+    /// node can accept it as it is. `is_former` says whether the node has read this record before `known`.
     ///
-    /// If the store has none, or an older one of the same incarnation, it has lost the newest. Another incarnation was begun
-    /// after that: it gets the plugins of the store that it lacks, because nobody has removed them.
-    pub fn restore(&self, known: &Self) -> Option<Self> {
-        if known.revision == 0 || (self.incarnation == known.incarnation && self.revision > known.revision) {
+    /// If the store has none, or a former one, it has lost the newest. Any other record was written by somebody who did
+    /// not know the lost ones: it gets the plugins of the store that it lacks, because nobody has removed them.
+    pub fn restore(&self, known: &Self, is_former: bool) -> Option<Self> {
+        let is_same_incarnation = self.incarnation == known.incarnation;
+        if known.revision == 0 || (is_same_incarnation && self.revision > known.revision) {
             return None;
         }
         let revision = self.revision.max(known.revision) + 1;
-        if self.revision == 0 || self.incarnation == known.incarnation {
+        if self.revision == 0 || (is_same_incarnation && is_former) {
             return Some(Self { revision, ..known.clone() });
+        }
+        if self.merged.get(&known.incarnation).is_some_and(|merged| *merged >= known.revision) {
+            return None;
         }
         let current = self.announced.as_ref().unwrap_or(&self.slots);
         let is_lost = |slot: &&GovernedSlot| {
             slot.stored.is_some() && !current.iter().any(|other| other.name == slot.name)
         };
         let lost: Vec<_> = known.slots.iter().filter(is_lost).cloned().collect();
-        if lost.is_empty() {
+        if lost.is_empty() && is_same_incarnation {
             return None;
         }
-        let announced = Some(current.iter().cloned().chain(lost).collect());
-        Some(Self { revision, announced, ..self.clone() })
+        let mut next = Self { revision, ..self.clone() };
+        if !lost.is_empty() {
+            next.announced = Some(current.iter().cloned().chain(lost).collect());
+        }
+        if !is_same_incarnation {
+            next.merged.insert(known.incarnation, known.revision);
+            while next.merged.len() > MAX_MERGED {
+                // The revisions of an incarnation begin with the time at which it was begun.
+                let oldest = next.merged.iter().min_by_key(|(_, revision)| **revision).map(|(of, _)| *of);
+                next.merged.remove(&oldest.expect("more than none"));
+            }
+        }
+        Some(next)
     }
 
     /// The record in which the rooms concerned are open again, because all nodes have handed them over.
@@ -271,6 +330,9 @@ impl Governance {
         slots
     }
 }
+
+/// How many lost incarnations a record remembers: the newest.
+const MAX_MERGED: usize = 16;
 
 /// How many claims of dead nodes a plugin keeps. Each of them keeps its rooms from opening, so one would do.
 const MAX_DEAD_CLAIMS: usize = 16;
@@ -440,22 +502,60 @@ mod tests {
             ..Governance::default().with_incarnation(1, 1000)
         };
         assert_eq!(
-            Governance::default().restore(&known),
+            Governance::default().restore(&known, false),
             Some(Governance { revision: 1001, ..known.clone() })
         );
-        let older = Governance { revision: 900, ..known.clone() };
-        assert_eq!(older.restore(&known).unwrap().revision, 1001);
+        let older = Governance { revision: 900, slots: vec![], ..known.clone() };
+        assert_eq!(older.restore(&known, true), Some(Governance { revision: 1001, ..known.clone() }));
         let newer = Governance { revision: 1001, slots: vec![], ..known.clone() };
-        assert_eq!(newer.restore(&known), None, "somebody has removed them");
+        assert_eq!(newer.restore(&known, false), None, "somebody has removed them");
         let other = Governance {
             slots: vec![GovernedSlot::new("x")],
             ..Governance::default().with_incarnation(2, 500)
         };
-        let merged = other.restore(&known).unwrap();
+        let merged = other.restore(&known, false).unwrap();
         assert_eq!((merged.revision, merged.incarnation), (1001, 2));
         assert_eq!(shown(merged.announced.as_ref().unwrap()), "x0= s0=");
-        assert_eq!(merged.complete().settle().restore(&known), None, "nothing is missing any more");
-        assert_eq!(other.restore(&Governance::default()), None);
+        let merged = merged.complete().settle();
+        assert_eq!(merged.restore(&known, false), None, "nothing is missing any more");
+        assert_eq!(other.restore(&Governance::default(), false), None);
+
+        // Once, a node that was stopped since before the loss added a plugin again that was removed after it.
+        let removed = merged.remove("s", &live("a")).unwrap().complete().settle();
+        assert_eq!((shown(&removed.slots), removed.restore(&known, false)), ("x0=".to_owned(), None));
+        let knows_more = Governance { revision: 1001, ..known };
+        assert!(removed.restore(&knows_more, false).is_some());
+    }
+
+    /// Once, nodes that had lost a record did not notice that another one had been written under its revision.
+    #[test]
+    fn a_record_beside_the_known_one_gets_the_plugins_of_the_store_that_it_lacks() {
+        let start = Governance::default().with_incarnation(1, 1000);
+        let (ours, theirs) = (put(&start, "s=s"), put(&start, "t=t"));
+        assert_eq!(ours.revision, theirs.revision);
+        let merged = theirs.restore(&ours, false).unwrap().complete();
+        assert_eq!(shown(&merged.slots), "t1=t s1=s");
+        let newer = put(&ours, "u=u");
+        let merged = theirs.restore(&newer, false).unwrap().complete();
+        assert_eq!(shown(&merged.slots), "t1=t s1=s u1=u", "whoever has more changes knows theirs as little");
+        assert!(merged.revision > newer.revision && merged.restore(&newer, false).is_none());
+    }
+
+    #[test]
+    fn a_confirmation_covers_what_came_before_in_the_same_incarnation() {
+        let version = |incarnation, revision, write| RecordVersion { incarnation, revision, write };
+        let confirmed = version(1, 7, 70);
+        assert!(confirmed.covers(confirmed) && confirmed.covers(version(1, 6, 60)));
+        for other in [version(1, 8, 80), version(1, 7, 71), version(2, 6, 60)] {
+            assert!(!confirmed.covers(other), "{other:?}");
+        }
+    }
+
+    fn put(record: &Governance, plugin: &str) -> Governance {
+        let [(name, rooms)] = &plugins(plugin)[..] else { panic!("one plugin") };
+        let stored = StoredSettings { by: "ann".into(), ..Default::default() };
+        let next = record.put_stored(name, rooms, stored, None, None, &live("ab")).unwrap();
+        next.complete().settle()
     }
 
     #[test]

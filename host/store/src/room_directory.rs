@@ -20,7 +20,12 @@ pub trait RoomDirectory: Send + Sync {
     /// A summary of the room. `None` if it does not exist or, in Redis, if only its position is left.
     async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable>;
 
-    /// At most `limit` rooms with names greater than `after`, sorted by name.
+    /// Waits until every room with a message that this node has stored, or to which it has admitted a member, is found by
+    /// [`list`](Self::list) on every node.
+    async fn flush(&self) -> Result<(), Unavailable>;
+
+    /// At most `limit` rooms with names greater than `after`, sorted by name. A room that was just created may be
+    /// missing: see [`flush`](Self::flush).
     async fn list(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable>;
 }
 

@@ -8,17 +8,21 @@ mod connect_hooks;
 use super::{NodeReport, Rollout, slot::PluginSlot};
 use crate::hub::{SlotId, SlotRooms, unavailable};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 use switchyard_plugin::PluginConfig;
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Refusal, unix_ms};
-use switchyard_store::{Governance, GovernanceRegistry, NodePlugins, Unavailable};
+use switchyard_store::{Governance, GovernanceRegistry, NodePlugins, RecordVersion, Unavailable};
 
 /// How often a node that makes a change asks whether all nodes have confirmed it.
 const CONFIRMATION_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many records a node recognizes that it has read before. If the store loses more, its plugins are added to what is
+/// left.
+const MAX_REMEMBERED_RECORDS: usize = 256;
 
 /// What this node knows about the governance of all nodes.
 pub(super) struct GovernanceState {
@@ -35,8 +39,10 @@ pub(super) struct GovernanceState {
 struct KnownGovernance {
     /// The record that this node follows.
     record: Arc<Governance>,
-    /// The revision up to which this node has done its part.
-    confirmed: u64,
+    /// Random numbers of the newest records that this node has read, that one included.
+    read: VecDeque<u64>,
+    /// The record up to which this node has done its part.
+    confirmed: RecordVersion,
     /// The rooms of each slot, as they were handed over last, and the record that said so.
     applied: Vec<SlotRooms>,
     applied_record: Arc<Governance>,
@@ -46,6 +52,16 @@ struct KnownGovernance {
     is_recorded: bool,
     /// The slots of plugins that only other nodes have.
     absent: BTreeMap<String, SlotId>,
+}
+
+impl KnownGovernance {
+    fn accept(&mut self, record: Arc<Governance>) {
+        if self.read.len() == MAX_REMEMBERED_RECORDS {
+            self.read.pop_front();
+        }
+        self.read.push_back(record.write);
+        self.record = record;
+    }
 }
 
 impl GovernanceState {
@@ -72,8 +88,8 @@ impl GovernanceState {
         &self.host
     }
 
-    /// The revision up to which this node has done its part.
-    pub(super) fn confirmed(&self) -> u64 {
+    /// The record up to which this node has done its part.
+    pub(super) fn confirmed(&self) -> RecordVersion {
         self.known().confirmed
     }
 }
@@ -188,11 +204,12 @@ impl Rollout {
         Ok(())
     }
 
-    /// Gives up the claims of this node, because it stops. Waits until no change is under way.
-    pub(crate) async fn leave_governance(&self) -> Result<(), Refusal> {
+    /// Gives up the claims of this node, because it stops. Waits until no change is under way, and does this node's part
+    /// of it meanwhile.
+    pub(crate) async fn leave_governance(self: &Arc<Self>) -> Result<(), Refusal> {
         let _following = self.governance.lock.lock().await;
         loop {
-            let record = self.read_governance().await.map_err(unavailable)?;
+            let record = self.follow_governance().await.map_err(unavailable)?;
             if record.is_settled() {
                 if !record.slots.iter().any(|slot| slot.claimed.contains_key(self.node())) {
                     return Ok(());
@@ -238,17 +255,19 @@ impl Rollout {
                 self.prepare_stored_plugins(&record.slots);
             }
             if let Some(announced) = &record.announced {
-                if self.governance.confirmed() != record.revision {
+                if self.governance.confirmed() != record.version() {
                     // Before its rooms are closed, which they are for a shorter time then.
                     if !self.prepare_stored_plugins(announced) {
                         return Ok(record);
                     }
                     self.hub.close_changing_rooms(self.routes(announced, false)).await;
-                    self.governance.known().confirmed = record.revision;
-                    self.send_report().await?;
+                    if record.history_cleared_by.is_some() {
+                        self.hub.store.rooms.flush().await?;
+                    }
+                    self.confirm(&record).await?;
                 }
                 let (live, is_confirmed) = self.live_nodes().await?;
-                if is_confirmed(record.revision)
+                if is_confirmed(record.version())
                     && self.is_history_cleared(&record, &live)
                     && self.replace_governance(&record, &record.complete()).await?
                 {
@@ -258,24 +277,28 @@ impl Rollout {
             }
             if record.changed_from.is_some() {
                 // Its rooms have been handed over above.
-                if self.governance.confirmed() != record.revision {
-                    self.governance.known().confirmed = record.revision;
-                    self.send_report().await?;
-                }
+                self.confirm(&record).await?;
                 let (_, is_confirmed) = self.live_nodes().await?;
-                if is_confirmed(record.revision) && self.replace_governance(&record, &record.settle()).await?
+                if is_confirmed(record.version())
+                    && self.replace_governance(&record, &record.settle()).await?
                 {
                     continue;
                 }
                 return Ok(record);
             }
             // So that whoever has made the change knows when all nodes have applied it.
-            if self.governance.confirmed() != record.revision {
-                self.governance.known().confirmed = record.revision;
-                self.send_report().await?;
-            }
+            self.confirm(&record).await?;
             return Ok(record);
         }
+    }
+
+    /// Tells the other nodes that this node has done its part of a record.
+    async fn confirm(&self, record: &Governance) -> Result<(), Unavailable> {
+        if self.governance.confirmed() == record.version() {
+            return Ok(());
+        }
+        self.governance.known().confirmed = record.version();
+        self.send_report().await
     }
 
     /// Replaces the record, if it is the current one.
@@ -286,10 +309,11 @@ impl Rollout {
     ) -> Result<bool, Unavailable> {
         let registry = self.governance_registry();
         if record.revision > 0 {
-            return registry.replace_governance(record.revision, next).await;
+            return registry.replace_governance(record.version(), next).await;
         }
         let incarnation = getrandom::u64().expect("the system provides random bits");
-        registry.replace_governance(0, &next.clone().with_incarnation(incarnation, unix_ms())).await
+        let next = next.clone().with_incarnation(incarnation, unix_ms());
+        registry.replace_governance(record.version(), &next).await
     }
 
     /// Reads the record. Writes it again if the store has lost it.
@@ -297,26 +321,24 @@ impl Rollout {
         let registry = self.governance_registry();
         loop {
             let known = self.governance.record();
-            let Some(record) = registry.governance(Some(known.revision)).await? else { return Ok(known) };
-            let Some(restored) = record.restore(&known) else {
-                let (record, mut known) = (Arc::new(record), self.governance.known());
-                if record.incarnation != known.record.incarnation {
-                    known.confirmed = 0;
-                }
-                known.record = record.clone();
+            let Some(record) = registry.governance(Some(known.version())).await? else { return Ok(known) };
+            let is_former = self.governance.known().read.contains(&record.write);
+            let Some(restored) = record.restore(&known, is_former) else {
+                let record = Arc::new(record);
+                self.governance.known().accept(record.clone());
                 return Ok(record);
             };
             tracing::warn!(
                 "the store has lost the record of which plugin governs which rooms; writing it again"
             );
-            registry.replace_governance(record.revision, &restored).await?;
+            registry.replace_governance(record.version(), &restored).await?;
         }
     }
 
-    /// The nodes that report, and whether all of them have confirmed a revision.
+    /// The nodes that report, and whether all of them have confirmed a record.
     pub(super) async fn live_nodes(
         &self,
-    ) -> Result<(BTreeSet<String>, impl Fn(u64) -> bool + use<>), Unavailable> {
+    ) -> Result<(BTreeSet<String>, impl Fn(RecordVersion) -> bool + use<>), Unavailable> {
         let reports = self.registry().reports().await?;
         let parse = |(_, report): &(_, String)| serde_json::from_str::<NodeReport>(report).ok();
         let reports: Vec<_> = reports.iter().filter_map(parse).collect();
@@ -328,7 +350,7 @@ impl Rollout {
             .map(|report| report.governance)
             .chain([self.governance.confirmed()])
             .collect();
-        Ok((live, move |revision| confirmed.iter().all(|confirmed| *confirmed >= revision)))
+        Ok((live, move |version| confirmed.iter().all(|confirmed| confirmed.covers(version))))
     }
 
     fn node(&self) -> &str {

@@ -13,7 +13,7 @@ use std::{
 };
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::room::RoomName;
-use switchyard_store::{Governance, Unavailable, governing_slot};
+use switchyard_store::{Governance, RecordVersion, Unavailable, governing_slot};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many rooms are read from the directory at a time.
@@ -25,8 +25,8 @@ const CONCURRENT_ROOMS: usize = 64;
 
 /// The history that an announced change clears.
 pub(super) struct HistoryClearing {
-    /// The revision of the record that announces it.
-    revision: u64,
+    /// The record that announces it.
+    version: RecordVersion,
     is_done: Arc<AtomicBool>,
     task: AbortOnDropHandle<()>,
 }
@@ -47,7 +47,7 @@ impl Rollout {
             return false;
         }
         let mut clearing = self.clearing.locked();
-        if let Some(known) = clearing.as_ref().filter(|known| known.revision == record.revision) {
+        if let Some(known) = clearing.as_ref().filter(|known| known.version == record.version()) {
             if known.is_done.load(Ordering::Acquire) {
                 return true;
             }
@@ -56,13 +56,14 @@ impl Rollout {
             }
         }
         let (rollout, record, is_done) = (self.clone(), record.clone(), Arc::new(AtomicBool::new(false)));
-        let (revision, done) = (record.revision, is_done.clone());
+        let (version, done) = (record.version(), is_done.clone());
         let clear = async move {
             match rollout.clear_history(&record).await {
-                Ok(rooms) => {
+                Ok(Some(rooms)) => {
                     tracing::info!(target: AUDIT_TARGET, rooms, "history of rooms cleared");
                     done.store(true, Ordering::Release);
                 }
+                Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the history of rooms cannot be cleared yet; trying again");
                     tokio::time::sleep(RETRY_DELAY).await;
@@ -70,22 +71,23 @@ impl Rollout {
             }
         };
         *clearing =
-            Some(HistoryClearing { revision, is_done, task: AbortOnDropHandle::new(tokio::spawn(clear)) });
+            Some(HistoryClearing { version, is_done, task: AbortOnDropHandle::new(tokio::spawn(clear)) });
         false
     }
 
-    /// Returns how many rooms had messages.
-    async fn clear_history(&self, record: &Governance) -> Result<usize, Unavailable> {
+    /// Returns how many rooms had messages. `None` if another node has completed the change meanwhile, so that it has
+    /// cleared all of them.
+    async fn clear_history(&self, record: &Governance) -> Result<Option<usize>, Unavailable> {
         let next = record.announced.as_ref().unwrap_or(&record.slots);
         let store = &self.hub.store;
         let (mut after, mut cleared) = (String::new(), 0);
         loop {
             // Another node may have taken this over meanwhile, and the rooms may be open again.
-            if self.governance_registry().governance(Some(record.revision)).await?.is_some() {
-                return Ok(cleared);
+            if self.governance_registry().governance(Some(record.version())).await?.is_some() {
+                return Ok(None);
             }
             let page = store.rooms.list(&after, PAGE_ROOMS).await?;
-            let Some(last) = page.last() else { return Ok(cleared) };
+            let Some(last) = page.last() else { return Ok(Some(cleared)) };
             after = last.room.to_string();
             let with_history = page.iter().filter(|room| room.messages > 0);
             let rooms =

@@ -86,7 +86,7 @@ impl Rollout {
                 if record.is_settled() {
                     return Ok(record);
                 }
-                known = Some(record.revision);
+                known = Some(record.version());
             }
             if Instant::now() >= until {
                 return Err(still_changing());
@@ -97,7 +97,14 @@ impl Rollout {
 
     /// Follows the record until this revision has taken effect on all nodes, and returns it.
     pub(super) async fn settled_record(self: &Arc<Self>, revision: u64) -> Result<Arc<Governance>, Refusal> {
-        let until = Instant::now() + EFFECT_TIMEOUT;
+        self.settled_record_until(revision, Instant::now() + EFFECT_TIMEOUT).await
+    }
+
+    async fn settled_record_until(
+        self: &Arc<Self>,
+        revision: u64,
+        until: Instant,
+    ) -> Result<Arc<Governance>, Refusal> {
         loop {
             let record = self.poll_governance().await?;
             if record.is_settled() && record.revision >= revision {
@@ -115,10 +122,10 @@ impl Rollout {
     pub(super) async fn applied_record(self: &Arc<Self>, revision: u64) -> Result<Arc<Governance>, Refusal> {
         let until = Instant::now() + EFFECT_TIMEOUT;
         loop {
-            let record = self.settled_record(revision).await?;
+            let record = self.settled_record_until(revision, until).await?;
             let (_, is_confirmed) = self.live_nodes().await.map_err(unavailable)?;
             // All nodes have to know this record, in which the rooms are open again.
-            if is_confirmed(record.revision) && self.prepare_stored_plugins(&record.slots) {
+            if is_confirmed(record.version()) && self.prepare_stored_plugins(&record.slots) {
                 return Ok(record);
             }
             if Instant::now() >= until {

@@ -3,8 +3,8 @@
 
 use super::MemoryStore;
 use crate::{
-    Governance, GovernanceRegistry, HistoryChange, PluginRegistry, Revision, StoredPlugins, Unavailable,
-    VersionHistory,
+    Governance, GovernanceRegistry, HistoryChange, PluginRegistry, RecordVersion, Revision, StoredPlugins,
+    Unavailable, VersionHistory,
 };
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
@@ -124,17 +124,21 @@ impl PluginRegistry for MemoryStore {
 
 #[async_trait::async_trait]
 impl GovernanceRegistry for MemoryStore {
-    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable> {
+    async fn governance(&self, known: Option<RecordVersion>) -> Result<Option<Governance>, Unavailable> {
         let record = self.governance.locked();
-        Ok((known != Some(record.revision)).then(|| record.clone()))
+        Ok((known != Some(record.version())).then(|| record.clone()))
     }
 
-    async fn replace_governance(&self, expected: u64, next: &Governance) -> Result<bool, Unavailable> {
+    async fn replace_governance(
+        &self,
+        expected: RecordVersion,
+        next: &Governance,
+    ) -> Result<bool, Unavailable> {
         let mut record = self.governance.locked();
-        if record.revision != expected {
+        if record.version() != expected {
             return Ok(false);
         }
-        *record = next.clone();
+        *record = next.as_written();
         Ok(true)
     }
 }

@@ -6,6 +6,10 @@ use switchyard_process::lock::LockExt;
 
 #[async_trait::async_trait]
 impl RoomDirectory for MemoryStore {
+    async fn flush(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     async fn members(&self, room: &str, max_principals: usize) -> Result<Members, Unavailable> {
         let members = self.with_existing_room(room, |log| log.members.list(max_principals));
         Ok(members.unwrap_or(Members { count: 0, principals: vec![], more: false }))

@@ -1,18 +1,18 @@
 //! The record in Redis of which plugin governs which rooms. What it means is in `crate::governance`.
 
 use crate::{
-    Governance, GovernanceRegistry, RedisStore, Unavailable,
+    Governance, GovernanceRegistry, RecordVersion, RedisStore, Unavailable,
     redis::{context::Context, replies, scripts},
 };
 
 #[async_trait::async_trait]
 impl GovernanceRegistry for RedisStore {
-    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable> {
+    async fn governance(&self, known: Option<RecordVersion>) -> Result<Option<Governance>, Unavailable> {
         let Context { link, names, .. } = self.context();
         // The record is read only if it has changed: every node asks twice a second, and it can be large.
-        let revision = link.command("HGET", vec![names.governance().into(), "revision".into()]).await?;
-        let revision = if revision.is_null() { 0 } else { replies::number(&revision)? };
-        if known == Some(revision) {
+        let write = link.command("HGET", vec![names.governance().into(), "write".into()]).await?;
+        let write = if write.is_null() { 0 } else { replies::number(&write)? };
+        if known.is_some_and(|known| known.write == write) {
             return Ok(None);
         }
         let record = link.command("HGET", vec![names.governance().into(), "record".into()]).await?;
@@ -24,8 +24,12 @@ impl GovernanceRegistry for RedisStore {
             .map_err(|error| Unavailable(format!("cannot read which plugin governs which rooms: {error}")))
     }
 
-    async fn replace_governance(&self, expected: u64, next: &Governance) -> Result<bool, Unavailable> {
+    async fn replace_governance(
+        &self,
+        expected: RecordVersion,
+        next: &Governance,
+    ) -> Result<bool, Unavailable> {
         let Context { link, names, .. } = self.context();
-        scripts::governance::replace(link, names, expected, next).await
+        scripts::governance::replace(link, names, expected, &next.as_written()).await
     }
 }

@@ -48,13 +48,20 @@ pub(super) struct RoomIndex {
     context: Arc<Context>,
     /// Rooms that wait to be added.
     pending: Mutex<HashSet<Arc<str>>>,
+    /// Held while rooms are being added.
+    writing: tokio::sync::Mutex<()>,
     /// Held while rooms are being checked.
     checking: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl RoomIndex {
     pub(super) fn new(context: &Arc<Context>) -> Arc<Self> {
-        Arc::new(Self { context: context.clone(), pending: Mutex::default(), checking: Arc::default() })
+        Arc::new(Self {
+            context: context.clone(),
+            pending: Mutex::default(),
+            writing: Default::default(),
+            checking: Arc::default(),
+        })
     }
 
     /// Adds a room soon.
@@ -70,12 +77,21 @@ impl RoomIndex {
         }
     }
 
-    /// Adds the pending rooms now.
+    /// Adds the pending rooms now, or later if that fails.
     pub(super) async fn write(&self) {
+        if let Err(error) = self.try_write().await {
+            tracing::debug!(%error, "cannot add rooms to the index now; trying again later");
+        }
+    }
+
+    /// Adds the pending rooms now. Those that cannot be added stay pending.
+    pub(super) async fn try_write(&self) -> Result<(), Unavailable> {
         let Context { link, names, cluster_clock, .. } = &*self.context;
+        // Whoever calls this next waits also for the rooms that are being written.
+        let _writing = self.writing.lock().await;
         let rooms = std::mem::take(&mut *self.pending.locked());
         if rooms.is_empty() {
-            return;
+            return Ok(());
         }
         let scored = |key: String, score: Value| {
             let entries = rooms.iter().flat_map(move |room| [score.clone(), Value::from(&**room)]);
@@ -86,10 +102,11 @@ impl RoomIndex {
             link.command("ZADD", scored(names.checks(), first)).await?;
             link.command("ZADD", scored(names.rooms(), "0".into())).await
         };
-        if let Err(error) = written.await {
-            tracing::debug!(%error, "cannot add rooms to the index now; trying again later");
+        let written = written.await.map(drop);
+        if written.is_err() {
             self.pending.locked().extend(rooms);
         }
+        written
     }
 
     /// At most `limit` rooms by name, starting at `from`, which is a bound of ZRANGEBYLEX. Removes those that

@@ -207,6 +207,10 @@ impl RoomDirectory for RedisStore {
         Ok(summary.filter(is_in_use))
     }
 
+    async fn flush(&self) -> Result<(), Unavailable> {
+        self.leased.room_index.try_write().await
+    }
+
     async fn list(&self, after: &str, limit: usize) -> Result<Vec<RoomSummary>, Unavailable> {
         let (mut found, mut from) = (vec![], "-".to_owned());
         if !after.is_empty() {

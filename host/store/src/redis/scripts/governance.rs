@@ -1,21 +1,21 @@
 //! The script that writes which plugin governs which rooms. What the record means is in `governance`.
 
 use crate::{
-    Governance, Unavailable,
+    Governance, RecordVersion, Unavailable,
     redis::{arguments, link::Link, names::Names, replies},
 };
 
 script!(REPLACE_GOVERNANCE = "replace_governance");
 
-/// Replaces the record if its revision is `expected`. Returns whether it was.
+/// Replaces the record if its version is `expected`. Returns whether it was.
 pub(crate) async fn replace(
     link: &Link,
     names: &Names,
-    expected: u64,
+    expected: RecordVersion,
     next: &Governance,
 ) -> Result<bool, Unavailable> {
     let record = serde_json::to_string(next).expect("plain data");
-    let arguments = vec![arguments::integer(expected), arguments::integer(next.revision), record.into()];
+    let arguments = vec![arguments::integer(expected.write), arguments::integer(next.write), record.into()];
     let replaced = link.run(&REPLACE_GOVERNANCE, vec![names.governance()], arguments).await?;
     Ok(replies::number(&replaced)? == 1)
 }
