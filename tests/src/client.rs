@@ -3,6 +3,7 @@
 use crate::{EVENT_TIMEOUT, KEY, Server};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -13,6 +14,8 @@ pub struct Client {
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// The `connected` frame.
     pub connected: Value,
+    /// Messages that came before an answer that was waited for.
+    overtaken: VecDeque<String>,
 }
 
 /// How the server closed a connection.
@@ -27,7 +30,12 @@ impl Client {
     pub async fn open(request: impl IntoClientRequest + Unpin) -> Self {
         let (socket, _) =
             timeout(EVENT_TIMEOUT, connect_async(request)).await.expect("in time").expect("an upgrade");
-        Self { socket, connected: Value::Null }
+        Self::over(socket)
+    }
+
+    /// A client over a WebSocket on which `connect` was not sent.
+    pub fn over(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
+        Self { socket, connected: Value::Null, overtaken: VecDeque::new() }
     }
 
     /// Opens a new session of `acme`.
@@ -96,6 +104,14 @@ impl Client {
 
     /// Receives the next text frame, unparsed.
     pub async fn text(&mut self) -> String {
+        match self.overtaken.pop_front() {
+            Some(text) => text,
+            None => self.newest_text().await,
+        }
+    }
+
+    /// Receives the next text frame from the socket.
+    async fn newest_text(&mut self) -> String {
         loop {
             match timeout(EVENT_TIMEOUT, self.socket.next()).await.expect("a frame in time") {
                 Some(Ok(Message::Text(text))) => return text.to_string(),
@@ -107,7 +123,7 @@ impl Client {
 
     pub async fn recv(&mut self) -> Value {
         let text = self.text().await;
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+        parse(&text)
     }
 
     /// Receives the next frame, which must have this type.
@@ -145,11 +161,20 @@ impl Client {
         answer
     }
 
-    /// Publishes a message and returns the answer. The publisher must not be a member of the room.
+    /// Publishes a message and returns the answer. A member of the room may receive the message before the answer or
+    /// after it; here it is received after it.
     pub async fn publish(&mut self, room: &str, data: Value) -> Value {
-        let answer = self.ask(json!({"type": "publish", "room": room, "data": data})).await;
-        assert_eq!(answer["type"], "published", "{answer}");
-        answer
+        self.send(json!({"type": "publish", "room": room, "data": data})).await;
+        loop {
+            let text = self.newest_text().await;
+            let answer = parse(&text);
+            if answer["type"] == "message" {
+                self.overtaken.push_back(text);
+                continue;
+            }
+            assert_eq!(answer["type"], "published", "{answer}");
+            return answer;
+        }
     }
 
     /// Makes a round trip, so that all earlier frames of the server have been received.
@@ -180,4 +205,8 @@ impl Client {
     pub fn cut(self) {
         drop(self);
     }
+}
+
+fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }

@@ -31,7 +31,10 @@ impl Place {
         let readable = |mode| fs::Permissions::from_mode(mode);
         fs::set_permissions(folder.path(), readable(0o755)).expect("a folder for all");
         let binary = folder.path().join("switchyard");
-        fs::copy(switchyard_tests::binary(), &binary).expect("a copy");
+        // By a process of its own: a program that is open for writing, also in a process that another test is just
+        // starting, cannot be run.
+        let copied = std::process::Command::new("cp").arg(switchyard_tests::binary()).arg(&binary).status();
+        assert!(copied.expect("cp is there").success());
         fs::set_permissions(&binary, readable(0o755)).expect("a program for all");
         let place = Self { folder, user: is_root.then_some(user) };
         place.put("threshold_filter");

@@ -1,7 +1,7 @@
 //! Unknown clients that use up connection slots, files and time. A well-behaved client and an operator are
 //! served meanwhile.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -67,7 +67,7 @@ async fn is_ended(tcp: &mut TcpStream) -> bool {
 async fn try_connect(url: &str) -> Option<Client> {
     let connecting = async {
         let (socket, _) = tokio_tungstenite::connect_async(url).await.ok()?;
-        let mut client = Client { socket, connected: Value::Null };
+        let mut client = Client::over(socket);
         client.send(json!({"type": "connect", "auth": {"apiKey": KEY}})).await;
         client.connected = client.recv().await;
         (client.connected["type"] == "connected").then_some(client)

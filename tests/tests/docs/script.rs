@@ -216,7 +216,7 @@ async fn upgrade(url: &str, headers: &str) -> (Option<Client>, Option<(u16, Stri
     match connect_async(request).await {
         Ok((socket, answer)) => {
             let answer = (answer.status().as_u16(), String::new());
-            (Some(Client { socket, connected: Value::Null }), Some(answer))
+            (Some(Client::over(socket)), Some(answer))
         }
         Err(Error::Http(answer)) => {
             let body = answer.body().clone().unwrap_or_default();

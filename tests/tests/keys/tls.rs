@@ -34,7 +34,7 @@ pub async fn connect_to(url: &str, certificate: &str, key: &str) -> Option<Clien
     let url = url.replace("127.0.0.1", "localhost");
     let upgrade = connect_async_tls_with_config(url, None, false, Some(trusting(certificate)));
     let (socket, _) = tokio::time::timeout(EVENT_TIMEOUT, upgrade).await.expect("an answer in time").ok()?;
-    let client = Client { socket, connected: json!(null) };
+    let client = Client::over(socket);
     Some(client.authenticate(json!({"auth": {"apiKey": key}})).await)
 }
 
