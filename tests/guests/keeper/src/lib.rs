@@ -93,6 +93,7 @@ impl Publish for Keeper {
             ..Answer::default()
         };
         let rate = Rate { burst: order.burst, per_minute: order.per_minute };
+        let mut value = None;
         for _ in 0..order.times {
             if let Some(key) = &order.take {
                 answer.wait = match state::take(key, order.amount, rate) {
@@ -107,12 +108,13 @@ impl Publish for Keeper {
                     state::set(key, order.value.as_bytes(), ttl).err().map(|error| error.to_string());
             }
             if let Some(key) = &order.get {
-                answer.value = state::get(key).map(|value| String::from_utf8_lossy(&value).into_owned());
+                value = state::get(key);
             }
             if let Some(key) = &order.delete {
                 state::delete(key);
             }
         }
+        answer.value = value.map(|value| String::from_utf8_lossy(&value).into_owned());
         assert!(!order.panic, "told to panic");
         Verdict::replace(&answer)
     }
