@@ -1,6 +1,7 @@
 //! A shard owns its rooms. Only its task touches them, so they need no lock, and the order of a room is the
 //! order of the shard's queue. It waits neither for a socket nor for the store.
 
+mod arrivals;
 mod check;
 mod filter_texts;
 mod governed;
@@ -21,8 +22,8 @@ use super::{
     router::{Router, ShardId},
 };
 use crate::metrics::Metrics;
+use arrivals::Arrivals;
 use filter_texts::FilterTexts;
-use handover::Arrivals;
 use std::time::{Duration, Instant};
 use std::{
     collections::HashMap,

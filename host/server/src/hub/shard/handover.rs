@@ -1,15 +1,15 @@
 //! How rooms get to another shard when their governor changes: the previous owner hands a room over between two
-//! messages, with its members, and the new one judges them before it delivers anything. Commands about a
-//! room that has not arrived yet wait. Does not decide which shard owns a room.
+//! messages, with its members, and the new one judges them before it delivers anything. Does not decide which shard owns
+//! a room.
 
 use super::*;
 use crate::hub::{
     Connection,
     refusals::{changing_governor, renamed},
     room::MemberToJudge,
-    router::{Owners, SlotId},
+    router::SlotId,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use switchyard_plugin::Principal;
 use switchyard_process::{
     fair_queue::{FairQueue, TurnStep},
@@ -17,99 +17,10 @@ use switchyard_process::{
 };
 use switchyard_protocol::ErrorCode;
 
-/// How long a shard judges the members that arrive with one handover, from the first ones on. The rest must join
-/// again. Calls of the plugin take turns, so a principal with slow calls costs others little of this time.
-const JUDGING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The length of a principal's turn.
 const JUDGING_TURN: Duration = Duration::from_micros(250);
 /// When a member that was not judged in time may join again.
 const RETRY_MS: u64 = 500;
-
-/// Rooms that other shards have not handed over yet.
-#[derive(Default)]
-pub(crate) struct Arrivals {
-    awaited: Option<Awaited>,
-    /// Deferred commands whose room has arrived.
-    released: VecDeque<ShardCommand>,
-    has_lost_rooms: bool,
-}
-
-struct Awaited {
-    previous: Arc<Owners>,
-    /// The shards that have not handed their rooms over, with the commands about these rooms. The messages
-    /// among them count as waiting for this shard, so their number is limited.
-    deferred: BTreeMap<ShardId, VecDeque<ShardCommand>>,
-    /// Until when members are judged. Set when the first ones arrive.
-    judging_until: Option<Instant>,
-    reply: oneshot::Sender<()>,
-}
-
-impl Arrivals {
-    /// Keeps a command if it is about a room that has not arrived yet, and returns it otherwise.
-    pub(super) fn defer(&mut self, command: ShardCommand) -> Option<ShardCommand> {
-        let Some(awaited) = &mut self.awaited else { return Some(command) };
-        let Some(room) = room_of(&command) else { return Some(command) };
-        match awaited.deferred.get_mut(&awaited.previous.owner(room)) {
-            Some(deferred) => {
-                deferred.push_back(command);
-                None
-            }
-            None => Some(command),
-        }
-    }
-
-    /// The next deferred command whose room has arrived.
-    pub(super) fn next_released(&mut self) -> Option<ShardCommand> {
-        self.released.pop_front()
-    }
-
-    /// Whether this shard has ever lost rooms. Requests for them may still be waiting.
-    pub(super) fn has_lost_rooms(&self) -> bool {
-        self.has_lost_rooms
-    }
-
-    /// Until when members that arrive now are judged.
-    fn judging_deadline(&mut self, now: Instant) -> Instant {
-        let until = now + JUDGING_TIMEOUT;
-        self.awaited.as_mut().map_or(until, |awaited| *awaited.judging_until.get_or_insert(until))
-    }
-
-    fn arrived(&mut self, from: ShardId) {
-        let Some(awaited) = &mut self.awaited else { return };
-        self.released.extend(awaited.deferred.remove(&from).into_iter().flatten());
-        if awaited.deferred.is_empty()
-            && let Some(awaited) = self.awaited.take()
-        {
-            awaited.reply.send(()).ok();
-        }
-    }
-}
-
-/// The room that a command is about, if it depends on the room's members.
-fn room_of(command: &ShardCommand) -> Option<&str> {
-    match command {
-        ShardCommand::Request(request) => Some(request.room()),
-        ShardCommand::Leave { room, .. }
-        | ShardCommand::Acknowledge { room, .. }
-        | ShardCommand::FinishCatchUp { room, .. } => Some(room),
-        ShardCommand::Store(event) => match event {
-            Event::Published(message) => Some(&message.room),
-            Event::Subscribed { room, .. } | Event::SubscribeFailed { room } | Event::Lost { room, .. } => {
-                Some(room)
-            }
-            Event::TakenOver(_) | Event::Probe(_) | Event::Reconnected => None,
-        },
-        // An offer was made by this shard, before it lost the room.
-        ShardCommand::Accept { .. }
-        | ShardCommand::Decline { .. }
-        | ShardCommand::PrepareSwap(_)
-        | ShardCommand::Mirror(_)
-        | ShardCommand::HandOver { .. }
-        | ShardCommand::Adopt { .. }
-        | ShardCommand::Survey { .. }
-        | ShardCommand::Written => None,
-    }
-}
 
 impl Shard {
     /// Hands the rooms over that this shard has lost, and waits for those that it was given.
@@ -142,14 +53,7 @@ impl Shard {
             router.send_to(id, ShardCommand::Adopt { from: self.id, rooms });
         }
         debug_assert!(handed.is_empty(), "rooms go to shards that expect them");
-        let deferred: BTreeMap<_, _> = others().map(|id| (id, VecDeque::new())).collect();
-        self.arrivals.has_lost_rooms = true;
-        if deferred.is_empty() {
-            reply.send(()).ok();
-            return;
-        }
-        self.arrivals.awaited =
-            Some(Awaited { previous: handover.previous.clone(), deferred, judging_until: None, reply });
+        self.arrivals.expect(handover.previous.clone(), others(), reply);
     }
 
     /// Forgets what this shard knows about the members of a room that it hands over. Their places remain if another
