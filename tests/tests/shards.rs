@@ -2,11 +2,19 @@
 //! and its versions are the same in all of them. On a machine with one core there is only one shard.
 
 use serde_json::{Value, json};
-use std::fs;
-use switchyard_tests::{Answer, Client, KEY, Live, MORE_KEYS, Server, eventually, guest};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+use switchyard_tests::{
+    Answer, Client, EVENT_TIMEOUT, KEY, Live, MORE_KEYS, Server, cpu_time, eventually, guest,
+};
 
 /// Enough rooms to be on all shards of a plugin.
 const ROOMS: usize = 40;
+
+/// Longer than a shard stays on its thread after its plugin was needed.
+const REST: Duration = Duration::from_millis(150);
 
 /// A plugin with this name and more lines, from the file of a guest.
 fn plugin(name: &str, file: &str, rooms: &str, more: &str) -> String {
@@ -55,6 +63,68 @@ async fn a_plugin_has_a_thread_for_each_core_that_its_rooms_use() {
     assert_eq!(threads("spread"), 1);
     client.subscribe(json!((0..ROOMS).map(|n| format!("s:{n}")).collect::<Vec<_>>())).await;
     assert_eq!(threads("spread"), cores());
+}
+
+/// The processor time of the threads of a plugin, in seconds. It does not change while they sleep.
+fn time_of(plugin: &str) -> f64 {
+    cpu_time::of_threads(std::process::id(), &format!("plugin {plugin}")).values().sum()
+}
+
+/// Once, every message in a room with a plugin woke the plugin's thread, which cost more than the delivery.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_a_plugin_need_not_see_do_not_wake_its_threads() {
+    let server = start(&plugin("rests", "threshold_filter", "s:*", "")).await;
+    let (mut member, mut publisher) = (Client::connect(&server).await, Client::connect(&server).await);
+    member.subscribe(json!(["s:all"])).await;
+    let mut sent = 0;
+    let mut flow = async || {
+        let before = time_of("rests");
+        for _ in 0..20 {
+            sent += 1;
+            publisher.publish("s:all", json!({"value": sent})).await;
+            assert_eq!(member.expect("message").await["data"]["value"], sent);
+        }
+        time_of("rests") == before
+    };
+    // The thread has answered the subscription, and leaves its rooms to a task soon after.
+    let end = Instant::now() + EVENT_TIMEOUT;
+    while !flow().await {
+        assert!(Instant::now() < end, "the thread is woken by every message");
+    }
+    assert!(time_of("rests") > 0.0, "it has answered the subscription");
+}
+
+/// While the rooms of a shard go to its thread and back, no message is lost, repeated, overtaken or let through.
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_hold_and_order_is_kept_while_a_shard_goes_to_its_thread_and_back() {
+    let server = start(&plugin("moves", "threshold_filter", "s:*", "")).await;
+    let (mut all, mut large) = (Client::connect(&server).await, Client::connect(&server).await);
+    let (mut publisher, mut idle) = (Client::connect(&server).await, Client::connect(&server).await);
+    all.subscribe(json!(["s:0", "s:1"])).await;
+    large.subscribe(json!([{"room": "s:0", "filter": {"minValue": 100}}])).await;
+    let mut returns = 0;
+    for round in 0..40 {
+        // The plugin is needed for the first room only.
+        let before = time_of("moves");
+        for n in 0..20 {
+            publisher.publish("s:1", json!({"value": round * 20 + n})).await;
+            assert_eq!(all.expect("message").await["data"]["value"], round * 20 + n);
+        }
+        returns += u32::from(time_of("moves") == before);
+        for value in [1, 100 + round, 2] {
+            publisher.publish("s:0", json!({"value": value})).await;
+            assert_eq!(all.expect("message").await["data"]["value"], value);
+        }
+        assert_eq!(large.expect("message").await["data"]["value"], 100 + round);
+        // Joins and leaves while it moves.
+        idle.subscribe(json!(["s:1"])).await;
+        assert_eq!(idle.ask(json!({"type": "unsubscribe", "rooms": ["s:1"]})).await["type"], "unsubscribed");
+        if round % 2 == 0 {
+            tokio::time::timeout(REST, all.recv()).await.expect_err("nothing else is published");
+        }
+    }
+    assert!(returns > 0, "the shard never left its thread");
+    large.round_trip().await;
 }
 
 /// Two rooms of different shards were granted with the same count.
