@@ -1,11 +1,12 @@
 //! Plugins that operators add, configure and remove over HTTP: they hold on all nodes that share the store, also on
-//! one that was down meanwhile, and nothing opens a room by mistake.
+//! one that was down or stopped meanwhile, and nothing opens a room by mistake.
+
+mod handover;
+mod trials;
 
 use serde_json::{Value, json};
 use std::{fs, time::Duration};
-use switchyard_tests::{
-    Answer, KEY, Live, Node, Proxy, Redis, Server, eventually, eventually_within, guest, plugin, replace_file,
-};
+use switchyard_tests::{Answer, KEY, Live, Node, Redis, Server, eventually, guest, plugin, replace_file};
 
 const NAME: &str = "thresholds";
 
@@ -47,6 +48,16 @@ async fn add_by_command(node: &Node, code: &str, name: &str, room: &str, config:
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+/// Runs the command `plugin` with these arguments, which must succeed. Returns what it printed.
+async fn run_command(node: &Node, arguments: &[&str]) -> String {
+    let environment = [("SWITCHYARD_KEY", KEY), ("SWITCHYARD_ADMIN", &*node.process.admin)];
+    let arguments: Vec<_> = ["plugin"].iter().chain(arguments).copied().collect();
+    let output = switchyard_tests::command(node.folder(), &arguments, &environment).output().await;
+    let output = output.expect("a process");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The names of the plugins of a node that are active, in the order of the node.
@@ -284,33 +295,6 @@ async fn without_a_shared_store_plugins_are_in_the_file() {
     assert!(body.contains("put the plugin into the configuration file"), "{body}");
 }
 
-/// The node's socket holds messages that were published after the change. Regression: they were delivered before the
-/// node had read which plugin governs the room now.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_stopped_through_a_change_delivers_nothing_that_the_new_plugin_forbids() {
-    let redis = Redis::start().await;
-    let [one, two] = [Node::start(&redis.url(), "").await, Node::start(&redis.url(), "").await];
-    let member = Live::connect(&two.url).await;
-    member.subscribe(json!(["tvl"])).await;
-    let publish = async |n: u64| {
-        let message = json!({"room": "tvl", "data": {"n": n}}).to_string();
-        assert_eq!(one.call("POST", "/v1/publish", &message).await.0, 200);
-    };
-    publish(1).await;
-    member.message("tvl", 1).await;
-    two.process.signal("STOP").await;
-    // It is awaited until its report has expired.
-    add_by_command(&one, "hostile", "hostile", "tvl", r#"{"subscribe":"refuse"}"#).await.expect("a plugin");
-    for n in 2..20 {
-        publish(n).await;
-    }
-    two.process.signal("CONT").await;
-    let removed = member.wait_for_frame("removed", |frame| frame["type"] == "unsubscribed").await;
-    assert_eq!(removed["results"][0]["status"], "removed", "{removed}");
-    let received = member.offsets("tvl");
-    assert_eq!(received, [1], "nothing that was published after the change");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_adds_configures_and_removes_plugins() {
     let redis = Redis::start().await;
@@ -366,224 +350,6 @@ async fn the_command_line_adds_configures_and_removes_plugins() {
     );
     let (code, _, error) = run("plugin remove t").await;
     assert!(code == Some(1) && error.contains("there is no plugin 't'"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reload_can_be_tried_before_it_is_made() {
-    let redis = Redis::start().await;
-    let thresholds = plugin("threshold_filter", r#"["tvl"]"#, "{}");
-    let node = Node::start(&redis.url(), &thresholds).await;
-    let member = Live::connect(&node.url).await;
-    member.subscribe(json!([{"room": "tvl", "filter": {"minChange": 5}}])).await;
-    let file = node.folder().join("switchyard.toml");
-    let text = fs::read_to_string(&file).expect("a configuration");
-    // A change that nobody has confirmed does nothing by itself.
-    replace_file(&file, text.replace(&thresholds, ""));
-    let (status, report) = call(&node, "POST", "/v1/reload?dry_run=true", "").await;
-    assert_eq!((status, &report["changes"]), (200, &json!(["plugin 'threshold_filter'"])), "{report}");
-    assert_eq!(report["losses"], json!(["remove the only plugin, 'threshold_filter'"]));
-    let preview = &report["preview"];
-    assert_eq!(
-        (&preview["ungoverned"], &preview["members"], &preview["removed"]),
-        (&json!(["tvl"]), &json!(1), &json!(1))
-    );
-    assert_eq!(preview["refused"][0]["filter"], r#"{"minChange":5}"#);
-    let environment = [("SWITCHYARD_KEY", KEY), ("SWITCHYARD_ADMIN", &*node.process.admin)];
-    let output = switchyard_tests::run(node.folder(), &["check", "--diff"], &environment).await;
-    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(shown.contains("tvl  threshold_filter -> no plugin  1 member, 1 removed"), "{shown}");
-    assert!(
-        shown.contains("needs to be confirmed, with a second SIGHUP: it would remove the only plugin"),
-        "{shown}"
-    );
-    assert_eq!(active(&node).await, ["threshold_filter"]);
-
-    for _ in 0..2 {
-        let (status, refused) = call(&node, "POST", "/v1/reload", "").await;
-        assert_eq!(status, 409, "{refused}");
-        assert!(error(&refused).contains("to confirm, repeat the call with confirm=true"), "{refused}");
-    }
-    let (status, report) = call(&node, "POST", "/v1/reload?confirm=true", "").await;
-    assert_eq!((status, &report["changes"]), (200, &json!(["plugin 'threshold_filter'"])), "{report}");
-    let removed = member.wait_for_frame("removed", |frame| frame["type"] == "unsubscribed").await;
-    assert_eq!(removed["results"][0]["error"]["code"], "filter_invalid", "{removed}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_history_of_rooms_that_change_their_plugin_is_cleared_if_the_operator_wants_that() {
-    let redis = Redis::start().await;
-    let [one, two] = [Node::start(&redis.url(), "").await, Node::start(&redis.url(), "").await];
-    let member = Live::connect(&two.url).await;
-    member.subscribe(json!(["tvl", "prices"])).await;
-    let publisher = Live::connect(&one.url).await;
-    let publish = async |room: &str| {
-        publisher.ask(json!({"type": "publish", "room": room, "data": {"change": 1}})).await
-    };
-    // In `empty`, nobody is a member.
-    for room in ["tvl", "prices", "empty"] {
-        publish(room).await;
-    }
-    let held = async |room: &str| {
-        let reader = Live::connect(&two.url).await;
-        reader.subscribe(json!([room])).await;
-        let history = reader.ask(json!({"type": "history", "room": room})).await;
-        history["messages"].as_array().unwrap_or_else(|| panic!("{history}")).len()
-    };
-    member.message("tvl", 1).await;
-    stage(&one, NAME).await;
-    let slot = json!({"rooms": ["tvl", "empty"]});
-    let (status, added) = put_slot(&one, NAME, "?clear_history=true", slot).await;
-    assert_eq!(status, 200, "{added}");
-    member.wait_for_frame("a gap", |frame| frame["type"] == "gap" && frame["room"] == "tvl").await;
-    for (room, expected) in [("tvl", 0), ("empty", 0), ("prices", 1)] {
-        assert_eq!(held(room).await, expected, "{room}");
-    }
-    assert_eq!(publish("tvl").await["offset"], 2, "{added}");
-    member.message("tvl", 2).await;
-    assert_eq!(held("tvl").await, 1);
-    // Without the wish, it stays.
-    let (status, removed) = call(&two, "DELETE", "/v1/plugins/thresholds?open=true", "").await;
-    assert_eq!(status, 200, "{removed}");
-    assert_eq!(held("tvl").await, 1);
-}
-
-/// Runs the command `plugin` with these arguments, which must succeed. Returns what it printed.
-async fn run_command(node: &Node, arguments: &[&str]) -> String {
-    let environment = [("SWITCHYARD_KEY", KEY), ("SWITCHYARD_ADMIN", &*node.process.admin)];
-    let arguments: Vec<_> = ["plugin"].iter().chain(arguments).copied().collect();
-    let output = switchyard_tests::command(node.folder(), &arguments, &environment).output().await;
-    let output = output.expect("a process");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Its rooms stay as they are until it is promoted, whoever governs them.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_runs_as_a_candidate_before_it_is_added() {
-    let redis = Redis::start().await;
-    let thresholds = plugin("threshold_filter", r#"["tvl:governed"]"#, "{}");
-    let one = Node::start(&redis.url(), &thresholds).await;
-    let two = Node::start(&redis.url(), &thresholds).await;
-    let file = guest("protocol_rooms").to_string_lossy().into_owned();
-    let config = r#"{"protocols":["curve"],"chains":["base"]}"#;
-    let add =
-        ["add", "protocols", &*file, "--rooms", "*:*", "--before", "threshold_filter", "--config", config];
-    let answer = run_command(&one, &[&add[..], &["--shadow"]].concat()).await;
-    assert!(answer.starts_with("protocols  runs as a candidate"), "{answer}");
-    let answer = run_command(&one, &["list"]).await;
-    assert!(answer.contains("protocols  candidate  *:*"), "{answer}");
-    let (_, list) = call(&two, "GET", "/v1/plugins", "").await;
-    assert_eq!(list["candidates"], Value::Null, "it runs on the node that was asked");
-
-    let client = Live::connect(&one.url).await;
-    client.subscribe(json!(["curve:base", "curve:nowhere", "tvl:governed", "other"])).await;
-    let published = client.ask(json!({"type": "publish", "room": "curve:nowhere", "data": 1})).await;
-    assert_eq!(published["type"], "published", "{published}");
-    let compared = eventually("the comparison", async || {
-        let (_, shadow) = call(&one, "GET", "/v1/plugins/protocols/shadow", "").await;
-        let count = |hook: &str| {
-            let count = |key: &str| shadow["hooks"][hook][key].as_u64().unwrap_or_default();
-            (count("same"), count("different"))
-        };
-        (count("subscribe").0 + count("subscribe").1 == 3).then_some((count("subscribe"), shadow))
-    })
-    .await;
-    assert_eq!(compared.0, (1, 2), "{}", compared.1);
-    let samples = compared.1["hooks"]["subscribe"]["samples"].as_array().expect("samples");
-    for room in ["curve:nowhere", "tvl:governed"] {
-        let sample = samples.iter().find(|sample| sample["asked"]["room"] == room).expect("a sample");
-        assert_eq!(sample["active"], "allowed", "{sample}");
-        assert_eq!(sample["candidate"]["reject"], "invalid", "{sample}");
-    }
-    let answer = run_command(&one, &["diff", "protocols"]).await;
-    assert!(answer.contains("curve:nowhere"), "{answer}");
-    let (_, room) = call(&one, "GET", "/v1/rooms/curve:nowhere", "").await;
-    assert_eq!(room["governor"], Value::Null, "{room}");
-
-    let answer = run_command(&one, &["drop", "protocols"]).await;
-    assert!(answer.starts_with("protocols  the candidate is dropped"), "{answer}");
-    let (status, _) = call(&one, "GET", "/v1/plugins/protocols/shadow", "").await;
-    assert_eq!(status, 404);
-    run_command(&one, &[&add[..], &["--shadow"]].concat()).await;
-    run_command(&one, &["promote", "protocols"]).await;
-    for node in [&one, &two] {
-        has(node, &["threshold_filter", "protocols"]).await;
-        let (_, list) = call(node, "GET", "/v1/plugins", "").await;
-        assert_eq!(list["candidates"], Value::Null, "{list}");
-    }
-    let left = client.wait_for_frame("removed", |frame| frame["type"] == "unsubscribed").await;
-    assert_eq!(left["results"][0]["status"], "removed", "{left}");
-    // A plugin that is there has candidates of another kind.
-    let (status, refused) = put_slot(&one, "protocols", "?shadow=true", json!({"rooms": ["*:*"]})).await;
-    assert_eq!(status, 409, "{refused}");
-    assert!(error(&refused).contains("plugin load --shadow"), "{refused}");
-}
-
-/// Once, each node opened the rooms as soon as it had handed them over itself, so others still delivered what was
-/// published there as their plugins before the change decided. The plugin `stamp` takes no message without `n`, and no
-/// member without a filter.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_message_that_a_new_plugin_has_judged_is_delivered_to_whom_it_refuses() {
-    let redis = Redis::start().await;
-    let [one, two] = [Node::start(&redis.url(), "").await, Node::start(&redis.url(), "").await];
-    let publisher = Live::connect(&two.url).await;
-    let publish =
-        async |data: Value| publisher.ask(json!({"type": "publish", "room": "s:a", "data": data})).await;
-    for _ in 0..3 {
-        let member = Live::connect(&one.url).await;
-        member.subscribe(json!(["s:a"])).await;
-        let code = fs::read(guest("stamp")).expect("a guest");
-        let (status, staged) = call(&one, "PUT", "/v1/plugins/stamp", code).await;
-        assert_eq!(status, 200, "{staged}");
-        let added = put_slot(&one, "stamp", "", json!({"rooms": ["s:*"]}));
-        let published = async {
-            let mut judged = 0;
-            while judged < 50 {
-                // Only without a plugin.
-                let unjudged = publish(json!({"x": 1})).await;
-                if unjudged["error"]["code"] == "message_rejected" {
-                    judged += u64::from(publish(json!({"n": 1, "to": 1})).await["type"] == "published");
-                }
-            }
-        };
-        let both = async { tokio::join!(added, published) };
-        let both = tokio::time::timeout(SILENT_NODE_TIMEOUT, both).await;
-        let ((status, added), ()) = both.expect("messages that the plugin has judged");
-        assert_eq!(status, 200, "{added}");
-        member.wait_for_frame("removed", |frame| frame["type"] == "unsubscribed").await;
-        member.round_trip().await;
-        let leaked: Vec<_> =
-            member.frames().into_iter().filter(|frame| !frame["data"]["n"].is_null()).collect();
-        assert!(leaked.is_empty(), "{} messages, such as {}", leaked.len(), leaked[0]);
-        let (status, removed) = call(&one, "DELETE", "/v1/plugins/stamp?open=true", "").await;
-        assert_eq!(status, 200, "{removed}");
-        assert_eq!(
-            publish(json!({"x": 1})).await["type"],
-            "published",
-            "the rooms are open again on all nodes"
-        );
-    }
-}
-
-/// Once, a node that could not ask the store took that for an outage, in which nobody can change anything.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_was_cut_off_publishes_nothing_by_the_plugins_of_before() {
-    let redis = Redis::start().await;
-    let proxy = Proxy::start(&redis).await;
-    let [one, two] = [Node::start(&proxy.url(), "").await, Node::start(&redis.url(), "").await];
-    let client = Live::connect(&one.url).await;
-    let publish = async || client.ask(json!({"type": "publish", "room": "s:a", "data": {"x": 1}})).await;
-    assert_eq!(publish().await["type"], "published");
-    proxy.swallow();
-    // It is awaited until its report expires.
-    add_by_command(&two, "stamp", "stamp", "s:*", "{}").await.expect("the plugin is added");
-    proxy.pass();
-    eventually_within(SILENT_NODE_TIMEOUT, "the new plugin", async || {
-        let answer = publish().await;
-        assert_ne!(answer["type"], "published", "the plugin takes no message without `n`: {answer}");
-        (answer["error"]["code"] == "message_rejected").then_some(())
-    })
-    .await;
 }
 
 /// Once, such a node wrote the old versions back, and went on with them.
