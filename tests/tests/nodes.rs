@@ -7,6 +7,7 @@ mod epochs;
 mod governance;
 mod growth;
 mod keys;
+mod liquidations;
 mod load;
 mod loading;
 mod one_system;

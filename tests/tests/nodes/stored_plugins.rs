@@ -51,7 +51,7 @@ async fn add_by_command(node: &Node, code: &str, name: &str, room: &str, config:
 }
 
 /// Runs the command `plugin` with these arguments, which must succeed. Returns what it printed.
-async fn run_command(node: &Node, arguments: &[&str]) -> String {
+pub(super) async fn run_command(node: &Node, arguments: &[&str]) -> String {
     let environment = [("SWITCHYARD_KEY", KEY), ("SWITCHYARD_ADMIN", &*node.process.admin)];
     let arguments: Vec<_> = ["plugin"].iter().chain(arguments).copied().collect();
     let output = switchyard_tests::command(node.folder(), &arguments, &environment).output().await;
