@@ -1,7 +1,7 @@
 //! The queue in which copies of calls and their answers wait for a candidate. Never blocks whoever makes the calls. Makes
 //! none itself, and compares nothing.
 
-use super::copy_budget::{CopiedBytes, CopyBudget};
+use super::copy_budget::{CopiedBytes, CopyBudget, CopyQuota};
 use super::mirrored_call::MirroredCall;
 use super::observed_call::ObservedCall;
 use super::shadow::ComparisonReport;
@@ -15,7 +15,7 @@ const QUEUE_CAPACITY: usize = 256;
 #[derive(Clone)]
 pub struct Mirror {
     calls: Sender<QueuedCall>,
-    budget: Arc<CopyBudget>,
+    quota: Arc<CopyQuota>,
     report: Arc<Mutex<ComparisonReport>>,
 }
 
@@ -34,11 +34,11 @@ pub(super) struct QueuedCall {
 impl Mirror {
     /// The queue of a candidate, and its end.
     pub(super) fn new(
-        budget: Arc<CopyBudget>,
+        budget: &Arc<CopyBudget>,
         report: Arc<Mutex<ComparisonReport>>,
     ) -> (Self, Receiver<QueuedCall>) {
         let (calls, queue) = channel(QUEUE_CAPACITY);
-        (Self { calls, budget, report }, queue)
+        (Self { calls, quota: budget.quota(), report }, queue)
     }
 
     /// The comparison so far.
@@ -49,8 +49,8 @@ impl Mirror {
     /// Never blocks: if the queue or the memory for copies is full, the call is skipped and counted, if possible before
     /// it is copied. If the candidate's thread has panicked, the call counts as failed.
     pub(super) fn send(&self, hook: &'static str, call: impl FnOnce() -> ShadowCall) {
-        let place = match self.calls.try_reserve() {
-            Ok(place) => place,
+        let permit = match self.calls.try_reserve() {
+            Ok(permit) => permit,
             Err(TrySendError::Full(())) => return self.locked_report().skipped += 1,
             Err(TrySendError::Closed(())) => {
                 return self.locked_report().hooks.entry(hook).or_default().failed += 1;
@@ -58,10 +58,10 @@ impl Mirror {
         };
         let copy = || {
             let call = call();
-            Some(QueuedCall { _bytes: self.budget.take(call.size())?, call })
+            Some(QueuedCall { _bytes: self.quota.take(call.size())?, call })
         };
-        match self.budget.has_room().then(copy).flatten() {
-            Some(call) => place.send(call),
+        match self.quota.has_room().then(copy).flatten() {
+            Some(call) => permit.send(call),
             None => self.locked_report().skipped += 1,
         }
     }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     fn mirror() -> (Mirror, Receiver<QueuedCall>) {
-        Mirror::new(CopyBudget::new(MemoryAccount::unlimited()), Arc::default())
+        Mirror::new(&CopyBudget::new(MemoryAccount::unlimited()), Arc::default())
     }
 
     fn counted(mirror: &Mirror) -> (u64, u64) {
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn calls_are_skipped_when_copies_use_too_much() {
         let (mirror, mut queue) = mirror();
-        mirror.send("deliver", || call(15 << 20));
+        mirror.send("deliver", || call(7 << 20));
         mirror.send("deliver", || call(1 << 20));
         assert_eq!(counted(&mirror), (1, 0));
         assert!(queue.try_recv().is_ok());

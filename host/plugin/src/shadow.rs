@@ -43,7 +43,7 @@ pub struct Shadow {
 pub struct ComparisonReport {
     /// By name of the hook.
     pub hooks: BTreeMap<&'static str, HookComparison>,
-    /// Calls that the candidate did not receive, because it was too slow.
+    /// Calls that the candidate did not receive, because it was too slow, or memory was short.
     pub skipped: u64,
 }
 
@@ -79,7 +79,7 @@ impl Shadow {
     /// Fails if the system does not provide a thread.
     pub fn start(plugin: Arc<Plugin>, budget: Arc<CopyBudget>) -> io::Result<Self> {
         let report: Arc<Mutex<ComparisonReport>> = Arc::default();
-        let (mirror, mut calls) = Mirror::new(budget, report.clone());
+        let (mirror, mut calls) = Mirror::new(&budget, report.clone());
         let governor = Governor::for_candidate(plugin.clone());
         let mut comparator = Comparator { governor, filters: HashMap::new(), report };
         let name = format!("shadow {}", plugin.info().name);

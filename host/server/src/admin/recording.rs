@@ -98,7 +98,7 @@ pub(super) async fn record(
         slot.plugin().ok_or_else(|| conflict(format!("plugin '{name}' has no active version to record")))?;
     let RecordQuery { duration, data } = *caller.query()?;
     let duration = duration.unwrap_or(DEFAULT_DURATION);
-    let recording = Recording::start(plugin, data, api.rollout.copy_budget.clone()).ok_or_else(|| {
+    let recording = Recording::start(plugin, data, &api.rollout.copy_budget).ok_or_else(|| {
         conflict(format!("plugin '{name}' is being recorded on this node; try again when that has ended"))
     })?;
     let (info, config) = (recording.plugin().info(), recording.plugin().config_digest());
