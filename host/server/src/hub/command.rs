@@ -82,12 +82,12 @@ pub(crate) enum ShardCommand {
         handover: Arc<Handover>,
         reply: oneshot::Sender<()>,
     },
-    /// Takes the rooms over that another shard has lost to this one.
     /// Lists the members of rooms. Changes nothing.
     Survey {
         selector: RoomSelector,
         reply: oneshot::Sender<Survey>,
     },
+    /// Takes the rooms over that another shard has lost to this one.
     Adopt {
         from: ShardId,
         rooms: Vec<HandedRoom>,

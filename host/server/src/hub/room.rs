@@ -223,6 +223,12 @@ impl Room {
         Some((entry.filter, connection.principal.clone()))
     }
 
+    /// Whether a plugin has to evaluate filters for a message.
+    pub(crate) fn has_filters(&self) -> bool {
+        let live = self.groups.iter().any(|group| group.filter.is_some());
+        live || self.catching_up.values().any(|catch_up| catch_up.filter.is_some())
+    }
+
     /// The distinct filters to evaluate for a message: first those of the live groups, then, sorted, those
     /// that are used only by members that are catching up.
     pub(crate) fn filters(&self, into: &mut Vec<FilterId>) {

@@ -9,7 +9,6 @@ use super::{
     governed_rooms::GovernedRooms,
     observers::MAX_OBSERVERS,
     router::{ShardId, SlotId},
-    stopping,
 };
 use std::{sync::Arc, time::Duration};
 use switchyard_plugin::{MAX_INSTANCES, Mirror, OnFailure, Plugin};
@@ -135,9 +134,9 @@ impl Hub {
     /// a candidate. After an error, the slot's previous version is active. The slot gets as many shards as the
     /// version's budget allows, at most one for each core.
     pub(crate) async fn swap(&self, slot: SlotId, version: CompiledVersion) -> Result<(), Refusal> {
-        let (rooms, _) = self.router.slot_shards(slot).ok_or_else(stopping)?;
+        let (rooms, _) = self.router.slot_shards(slot).ok_or_else(removed)?;
         let _swapping = rooms.swapping.lock().await;
-        let (_, shards) = self.router.slot_shards(slot).ok_or_else(stopping)?;
+        let (_, shards) = self.router.slot_shards(slot).ok_or_else(removed)?;
         let count = version.plugin.budget().instances.min(self.cores).max(1);
         self.reserve_instances(&rooms, shards.len().max(count))?;
         let added = self.start_shards(&rooms, count.saturating_sub(shards.len()));
@@ -186,7 +185,7 @@ impl Hub {
         }
         for answer in answers {
             // An error drops the senders of the decision, which tells all other shards.
-            answer.await.unwrap_or_else(|_| Err(stopping()))?;
+            answer.await.unwrap_or_else(|_| Err(removed()))?;
         }
         // All shards are waiting now, so nobody is calling the plugin. Nothing is awaited until they are told.
         rooms.governors.activate(&version.plugin, version.on_failure);
@@ -249,4 +248,9 @@ async fn drain(under_way: Vec<TaskTracker>, until: Instant) {
     for publishing in under_way {
         timeout_at(until, publishing.wait()).await.ok();
     }
+}
+
+/// The refusal of a change of a plugin that is not there any more.
+fn removed() -> Refusal {
+    conflict("the plugin was removed meanwhile".to_owned())
 }

@@ -1,6 +1,6 @@
 //! The rooms of one plugin on one core and on two: how much of the load the busiest thread of the plugin has, and so
-//! how much more the plugin's rooms can be sent. Members have filters, because without them the plugin is not called and
-//! its threads have nothing to do.
+//! how much more the plugin's rooms can be sent. Members have filters, because without them the plugin is not called
+//! and its threads have nothing to do.
 
 use crate::{
     crowd::Crowd,

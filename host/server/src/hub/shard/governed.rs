@@ -17,7 +17,7 @@ const PAUSE_FACTOR: u32 = 2;
 /// A principal uses the plugin if it has had a turn within this time.
 const USE_PERIOD: Duration = Duration::from_secs(1);
 
-/// How long the shard stays on its thread after its plugin was needed there.
+/// A shard whose plugin was not needed for this long leaves its thread with the next command.
 const REST_DELAY: Duration = Duration::from_millis(100);
 
 /// Maximum number of commands that are sorted before any of them is handled.
@@ -81,8 +81,8 @@ impl PendingCommands {
 }
 
 impl Shard {
-    /// Runs the shard of a plugin on its thread, until the plugin was not needed for a while: then returns it with its
-    /// queue. `None` when the shard has ended. `pending` has no commands at the beginning and at the end.
+    /// Runs the shard of a plugin on its thread, until a command comes and the plugin was not needed for a while before
+    /// it: then returns the shard with its queue. `None` when the shard has ended. `pending` has no commands at the beginning and at the end.
     pub(super) async fn run_in_turns(
         mut self,
         mut commands: mpsc::UnboundedReceiver<ShardCommand>,

@@ -29,9 +29,10 @@ impl Shard {
         mut commands: mpsc::UnboundedReceiver<ShardCommand>,
         vitals: VitalTasks,
     ) {
-        let (mut thread, mut batch) = (None, vec![]);
+        let (mut thread, mut queued) = (None, VecDeque::new());
+        let mut batch = Vec::with_capacity(COMMAND_BATCH_SIZE);
         while self.receive(&mut commands, &mut batch).await {
-            let mut queued = VecDeque::from(std::mem::take(&mut batch));
+            queued.extend(batch.drain(..));
             while let Some(command) = queued.pop_front() {
                 if !self.needs_thread(&command) {
                     self.handle(command);
@@ -68,24 +69,32 @@ impl Shard {
     }
 
     /// Whether a command may call the plugin.
-    pub(super) fn needs_thread(&mut self, command: &ShardCommand) -> bool {
+    pub(super) fn needs_thread(&self, command: &ShardCommand) -> bool {
         if !matches!(self.policy, Policy::Governed(_)) {
             return false;
         }
         match command {
             ShardCommand::Request(_) => true,
-            ShardCommand::Store(Event::Published(message)) => {
-                let filters = &mut self.scratch.filters;
-                match self.rooms.get(&*message.room) {
-                    Some(RoomEntry::Open(room, _)) => room.filters(filters),
-                    Some(RoomEntry::Opening(..)) | None => filters.clear(),
-                }
-                !filters.is_empty()
-            }
-            ShardCommand::Acknowledge { .. } | ShardCommand::Written => false,
-            ShardCommand::Adopt { rooms, .. } if !self.has_thread => !rooms.is_empty(),
+            ShardCommand::Store(Event::Published(message)) => match self.rooms.get(&*message.room) {
+                Some(RoomEntry::Open(room, _)) => room.has_filters(),
+                Some(RoomEntry::Opening(..)) | None => false,
+            },
+            ShardCommand::Store(
+                Event::Lost { .. } | Event::TakenOver(_) | Event::Probe(_) | Event::Reconnected,
+            )
+            | ShardCommand::Acknowledge { .. }
+            | ShardCommand::FinishCatchUp { .. }
+            | ShardCommand::Survey { .. }
+            | ShardCommand::Written => false,
+            ShardCommand::Adopt { rooms, .. } => self.has_thread || !rooms.is_empty(),
             // Without a thread, the plugin was never called, so there is nothing to release and nothing to compile.
-            _ => self.has_thread,
+            ShardCommand::Store(Event::Subscribed { .. } | Event::SubscribeFailed { .. })
+            | ShardCommand::Accept { .. }
+            | ShardCommand::Decline { .. }
+            | ShardCommand::Leave { .. }
+            | ShardCommand::PrepareSwap(_)
+            | ShardCommand::Mirror(_)
+            | ShardCommand::HandOver { .. } => self.has_thread,
         }
     }
 
