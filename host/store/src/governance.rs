@@ -15,36 +15,14 @@ use switchyard_protocol::room::{RoomPattern, any_governs};
 /// Where all nodes agree on which plugin governs which rooms.
 #[async_trait::async_trait]
 pub trait GovernanceRegistry: Send + Sync {
-    /// The record, unless its version is `known`. Its revision is 0 if there is none.
-    async fn governance(&self, known: Option<RecordVersion>) -> Result<Option<Governance>, Unavailable>;
+    /// The record, unless it is the one with the id `known`. Its revision is 0 if there is
+    /// none.
+    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable>;
 
-    /// Replaces the record if its version is `expected`. Returns `false` and does nothing if it is another one.
-    /// After an error, the change may have been made nevertheless; the record tells.
-    async fn replace_governance(
-        &self,
-        expected: RecordVersion,
-        next: &Governance,
-    ) -> Result<bool, Unavailable>;
-}
-
-/// Identifies a record of governance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecordVersion {
-    /// Tells records from those that were begun anew after the store had lost them.
-    pub incarnation: u64,
-    /// Increases with each change. 0 if there is no record.
-    pub revision: u64,
-    /// Another random number for each record that was written. A store that loses the newest records may get others of
-    /// the same revisions.
-    pub write: u64,
-}
-
-impl RecordVersion {
-    /// Whether whoever has done what this version asks has also done what `other` asks, as far as the store has not lost
-    /// any record between.
-    pub fn covers(self, other: Self) -> bool {
-        self == other || (self.incarnation == other.incarnation && self.revision > other.revision)
-    }
+    /// Replaces the record if it is `expected`. Returns `false` and does nothing if it is another one. After an error, the
+    /// change may have been made nevertheless; the record tells.
+    async fn replace_governance(&self, expected: &Governance, next: &Governance)
+    -> Result<bool, Unavailable>;
 }
 
 /// Which plugin governs which rooms. It is stored and replaced as a whole.
@@ -52,16 +30,13 @@ impl RecordVersion {
 pub struct Governance {
     /// Increases with each change. 0 if no plugin was ever configured.
     pub revision: u64,
-    /// See [`RecordVersion`].
+    /// A random number that identifies this record. 0 if it was not written yet. A store that loses the newest records may
+    /// get others of the same revisions.
     #[serde(default)]
-    pub incarnation: u64,
-    /// See [`RecordVersion`]. The store sets it.
+    pub id: u64,
+    /// The newest records from which this one was made, as pairs of revision and random number.
     #[serde(default)]
-    pub write: u64,
-    /// The incarnations that were lost and whose plugins this record has got, each with the revision that the node
-    /// knew that added them. What operators have removed since does not come back from nodes that know less.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub merged: BTreeMap<u64, u64>,
+    pub ancestors: BTreeSet<(u64, u64)>,
     /// The plugins in the order of precedence: the first one with a matching pattern governs a room.
     pub slots: Vec<GovernedSlot>,
     /// The plugins after a change that was announced. It takes effect when no node publishes to the rooms
@@ -213,67 +188,65 @@ impl Governance {
 
     /// The next record, in which no change is under way.
     fn successor(&self) -> Self {
-        let Self { incarnation, merged, reserved, .. } = self;
-        let (merged, reserved) = (merged.clone(), reserved.clone());
-        Self { revision: self.revision + 1, incarnation: *incarnation, merged, reserved, ..Self::default() }
+        Self { revision: self.revision + 1, reserved: self.reserved.clone(), ..Self::default() }
     }
 
-    /// This record as the first one of a new incarnation. `now` is in Unix milliseconds: no other incarnation has had these
-    /// revisions.
-    pub fn with_incarnation(self, incarnation: u64, now: u64) -> Self {
-        Self { revision: now.max(self.revision), incarnation, ..self }
+    /// This record as the first one of a store. `now` is in Unix milliseconds: no record that the store has lost had a
+    /// higher revision.
+    pub fn begun_at(self, now: u64) -> Self {
+        Self { revision: now.max(self.revision), ..self }
     }
 
-    /// Identifies this record.
-    pub fn version(&self) -> RecordVersion {
-        RecordVersion { incarnation: self.incarnation, revision: self.revision, write: self.write }
+    /// This record as it is written in place of `replaced`.
+    pub(crate) fn as_written(&self, replaced: &Self) -> Self {
+        // At most 53 bits, like all numbers in Redis.
+        let id = (u64::from_le_bytes(random()) >> 11) | 1;
+        let mut ancestors = &self.ancestors | &replaced.lineage();
+        while ancestors.len() > MAX_ANCESTORS {
+            ancestors.pop_first();
+        }
+        Self { id, ancestors, ..self.clone() }
     }
 
-    /// This record as it is written, with a random number of its own.
-    pub(crate) fn as_written(&self) -> Self {
-        // At most 53 bits, like all numbers in Redis. 0 stands for no record.
-        let write = (u64::from_le_bytes(random()) >> 11) | 1;
-        Self { write, ..self.clone() }
+    /// This record and its ancestors.
+    fn lineage(&self) -> BTreeSet<(u64, u64)> {
+        let own = (self.id != 0).then_some((self.revision, self.id));
+        self.ancestors.iter().copied().chain(own).collect()
+    }
+
+    /// Whether this record was made from `other`. If `other` is so old that its descendants do not name it any more, it is
+    /// taken for an ancestor.
+    fn descends_from(&self, other: &Self) -> bool {
+        let is_forgotten = || {
+            self.ancestors.len() == MAX_ANCESTORS
+                && self.ancestors.first().is_some_and(|(oldest, _)| other.revision < *oldest)
+        };
+        self.id == other.id || self.ancestors.contains(&(other.revision, other.id)) || is_forgotten()
     }
 
     /// The record to write if this is what the store has instead of `known`, which a node has read before. `None` if the
-    /// node can accept it as it is. `is_former` says whether the node has read this record before `known`.
+    /// node can accept it as it is.
     ///
-    /// If the store has none, or a former one, it has lost the newest. Any other record was written by somebody who did
-    /// not know the lost ones: it gets the plugins of the store that it lacks, because nobody has removed them.
-    pub fn restore(&self, known: &Self, is_former: bool) -> Option<Self> {
-        let is_same_incarnation = self.incarnation == known.incarnation;
-        if known.revision == 0 || (is_same_incarnation && self.revision > known.revision) {
+    /// If the store has none, or an ancestor of `known`, it has lost the newest. If neither descends from the other, this
+    /// one was written by somebody who did not know what was lost. It gets what it lacks: the plugins, and rooms of
+    /// plugins. So no room opens because of a loss.
+    pub fn restore(&self, known: &Self) -> Option<Self> {
+        if known.revision == 0 || (self.revision > 0 && self.descends_from(known)) {
             return None;
         }
         let revision = self.revision.max(known.revision) + 1;
-        if self.revision == 0 || (is_same_incarnation && is_former) {
-            return Some(Self { revision, ..known.clone() });
+        let ancestors = &self.lineage() | &known.lineage();
+        if self.revision == 0 || known.descends_from(self) {
+            return Some(Self { revision, ancestors, ..known.clone() });
         }
-        if self.merged.get(&known.incarnation).is_some_and(|merged| *merged >= known.revision) {
-            return None;
-        }
-        let current = self.announced.as_ref().unwrap_or(&self.slots);
-        let is_lost = |slot: &&GovernedSlot| {
-            slot.stored.is_some() && !current.iter().any(|other| other.name == slot.name)
+        let announced = self.announced.as_ref().map(|slots| with_lost_rooms(slots, &known.slots));
+        let slots = with_lost_rooms(&self.slots, &known.slots);
+        // Not announced first: a node that knows what was lost would open rooms until they are closed for the change.
+        let changed_from = match slots == self.slots {
+            true => self.changed_from.clone(),
+            false => self.changed_from.clone().or_else(|| Some(self.slots.clone())),
         };
-        let lost: Vec<_> = known.slots.iter().filter(is_lost).cloned().collect();
-        if lost.is_empty() && is_same_incarnation {
-            return None;
-        }
-        let mut next = Self { revision, ..self.clone() };
-        if !lost.is_empty() {
-            next.announced = Some(current.iter().cloned().chain(lost).collect());
-        }
-        if !is_same_incarnation {
-            next.merged.insert(known.incarnation, known.revision);
-            while next.merged.len() > MAX_MERGED {
-                // The revisions of an incarnation begin with the time at which it was begun.
-                let oldest = next.merged.iter().min_by_key(|(_, revision)| **revision).map(|(of, _)| *of);
-                next.merged.remove(&oldest.expect("more than none"));
-            }
-        }
-        Some(next)
+        Some(Self { revision, ancestors, announced, slots, changed_from, ..self.clone() })
     }
 
     /// The record in which the rooms concerned are open again, because all nodes have handed them over.
@@ -331,8 +304,23 @@ impl Governance {
     }
 }
 
-/// How many lost incarnations a record remembers: the newest.
-const MAX_MERGED: usize = 16;
+/// How many of its ancestors a record names: the newest. A change of an operator makes up to three records.
+const MAX_ANCESTORS: usize = 256;
+
+/// Some plugins, with the plugins and rooms of `lost` that they lack.
+fn with_lost_rooms(slots: &[GovernedSlot], lost: &[GovernedSlot]) -> Vec<GovernedSlot> {
+    let mut merged = slots.to_vec();
+    for lost in lost {
+        let Some(slot) = merged.iter_mut().find(|slot| slot.name == lost.name) else {
+            merged.push(GovernedSlot { declined: BTreeSet::new(), ..lost.clone() });
+            continue;
+        };
+        let is_covered = |pattern: &&RoomPattern| slot.rooms.iter().any(|rooms| rooms.covers(pattern));
+        let missing: Vec<_> = lost.rooms.iter().filter(|pattern| !is_covered(pattern)).cloned().collect();
+        slot.rooms.extend(missing);
+    }
+    merged
+}
 
 /// How many claims of dead nodes a plugin keeps. Each of them keeps its rooms from opening, so one would do.
 const MAX_DEAD_CLAIMS: usize = 16;
@@ -492,63 +480,140 @@ mod tests {
         assert_eq!(announced.complete().history_cleared_by, None);
     }
 
-    #[test]
-    fn a_record_that_was_begun_anew_gets_the_plugins_of_the_store_that_it_lacks() {
-        let known = Governance {
-            slots: vec![
-                GovernedSlot { stored: Some(StoredSettings::default()), ..GovernedSlot::new("s") },
-                GovernedSlot::new("f"),
-            ],
-            ..Governance::default().with_incarnation(1, 1000)
-        };
-        assert_eq!(
-            Governance::default().restore(&known, false),
-            Some(Governance { revision: 1001, ..known.clone() })
-        );
-        let older = Governance { revision: 900, slots: vec![], ..known.clone() };
-        assert_eq!(older.restore(&known, true), Some(Governance { revision: 1001, ..known.clone() }));
-        let newer = Governance { revision: 1001, slots: vec![], ..known.clone() };
-        assert_eq!(newer.restore(&known, false), None, "somebody has removed them");
-        let other = Governance {
-            slots: vec![GovernedSlot::new("x")],
-            ..Governance::default().with_incarnation(2, 500)
-        };
-        let merged = other.restore(&known, false).unwrap();
-        assert_eq!((merged.revision, merged.incarnation), (1001, 2));
-        assert_eq!(shown(merged.announced.as_ref().unwrap()), "x0= s0=");
-        let merged = merged.complete().settle();
-        assert_eq!(merged.restore(&known, false), None, "nothing is missing any more");
-        assert_eq!(other.restore(&Governance::default(), false), None);
+    /// A store, and what happens to its record.
+    struct Log(Vec<Governance>);
 
-        // Once, a node that was stopped since before the loss added a plugin again that was removed after it.
-        let removed = merged.remove("s", &live("a")).unwrap().complete().settle();
-        assert_eq!((shown(&removed.slots), removed.restore(&known, false)), ("x0=".to_owned(), None));
-        let knows_more = Governance { revision: 1001, ..known };
-        assert!(removed.restore(&knows_more, false).is_some());
-    }
-
-    /// Once, nodes that had lost a record did not notice that another one had been written under its revision.
-    #[test]
-    fn a_record_beside_the_known_one_gets_the_plugins_of_the_store_that_it_lacks() {
-        let start = Governance::default().with_incarnation(1, 1000);
-        let (ours, theirs) = (put(&start, "s=s"), put(&start, "t=t"));
-        assert_eq!(ours.revision, theirs.revision);
-        let merged = theirs.restore(&ours, false).unwrap().complete();
-        assert_eq!(shown(&merged.slots), "t1=t s1=s");
-        let newer = put(&ours, "u=u");
-        let merged = theirs.restore(&newer, false).unwrap().complete();
-        assert_eq!(shown(&merged.slots), "t1=t s1=s u1=u", "whoever has more changes knows theirs as little");
-        assert!(merged.revision > newer.revision && merged.restore(&newer, false).is_none());
-    }
-
-    #[test]
-    fn a_confirmation_covers_what_came_before_in_the_same_incarnation() {
-        let version = |incarnation, revision, write| RecordVersion { incarnation, revision, write };
-        let confirmed = version(1, 7, 70);
-        assert!(confirmed.covers(confirmed) && confirmed.covers(version(1, 6, 60)));
-        for other in [version(1, 8, 80), version(1, 7, 71), version(2, 6, 60)] {
-            assert!(!confirmed.covers(other), "{other:?}");
+    impl Log {
+        fn begin() -> Self {
+            Self(vec![Governance::default().begun_at(1000).as_written(&Governance::default())])
         }
+
+        fn newest(&self) -> &Governance {
+            self.0.last().unwrap()
+        }
+
+        fn write(&mut self, next: &Governance) -> Governance {
+            let written = next.as_written(self.newest());
+            self.0.push(written.clone());
+            written
+        }
+
+        /// Adds a plugin, or gives it other rooms.
+        fn put(&mut self, plugin: &str) -> Governance {
+            let next = put(self.newest(), plugin);
+            self.write(&next)
+        }
+
+        fn remove(&mut self, plugin: &str) -> Governance {
+            let next = self.newest().remove(plugin, &live("ab")).unwrap().complete().settle();
+            self.write(&next)
+        }
+
+        /// The store loses its newest records.
+        fn lose(&self, count: usize) -> Self {
+            Self(self.0[..self.0.len() - count].to_vec())
+        }
+
+        /// A node that knows this record reads the newest one.
+        fn is_read_by(&mut self, known: &Governance) -> String {
+            if let Some(restored) = self.newest().restore(known) {
+                assert!(restored.revision > known.revision.max(self.newest().revision));
+                let restored = self.write(&restored);
+                assert_eq!(restored.restore(known), None, "it is restored once");
+                // No node ever reads that the rooms have no plugin.
+                assert_eq!(with_lost_rooms(&restored.slots, &known.slots), restored.slots);
+                self.write(&restored.settle());
+            }
+            shown(&self.newest().slots)
+        }
+    }
+
+    #[test]
+    fn a_record_that_the_store_has_lost_is_written_again() {
+        let mut log = Log::begin();
+        log.put("s=s");
+        let known = log.put("t=t");
+        assert_eq!(log.lose(1).is_read_by(&known), "s1=s t1=t");
+        let restored = Governance::default().restore(&known).unwrap();
+        assert_eq!((shown(&restored.slots), restored.revision), ("s1=s t1=t".to_owned(), known.revision + 1));
+        assert_eq!(log.newest().restore(&Governance::default()), None, "a node that knows nothing");
+        let removed = log.remove("t");
+        assert_eq!(log.is_read_by(&known), "s1=s", "an operator has removed it");
+        // A change that a node has not seen comes back, also one that removes or narrows something.
+        assert_eq!(log.lose(1).is_read_by(&removed), "s1=s");
+    }
+
+    /// Once, a node took any record of a higher revision for one that was made from its own. So rooms opened after a loss,
+    /// when a node that had been stopped came back later than others had made changes.
+    #[test]
+    fn no_room_opens_when_somebody_goes_on_from_what_a_loss_has_left() {
+        let mut log = Log::begin();
+        log.put("s=s");
+        let known = log.put("t=t");
+        for changes in 1..5 {
+            let mut left = log.lose(1);
+            for n in 0..changes {
+                left.put(&format!("c{n}=c"));
+            }
+            assert!(left.is_read_by(&known).ends_with(" t1=t"), "after {changes} changes");
+        }
+        let mut begun_anew = Log::begin();
+        begun_anew.put("c=c");
+        assert_eq!(begun_anew.is_read_by(&known), "c1=c s1=s t1=t");
+    }
+
+    #[test]
+    fn rooms_that_a_plugin_lost_with_a_record_are_governed_again() {
+        let mut log = Log::begin();
+        log.put("s=s");
+        let wider = Governance {
+            slots: vec![GovernedSlot {
+                rooms: plugins("s=s,t:*")[0].1.clone(),
+                ..log.newest().slots[0].clone()
+            }],
+            ..log.newest().successor()
+        };
+        let known = log.write(&wider);
+        let mut left = log.lose(1);
+        left.put("c=c");
+        assert_eq!(left.is_read_by(&known), "s1=s,t:* c1=c");
+    }
+
+    /// Once, a node that was stopped since before a loss added a plugin again that was removed after it.
+    #[test]
+    fn what_was_removed_after_a_loss_does_not_come_back_from_a_node_that_knows_less() {
+        let mut log = Log::begin();
+        let stopped = log.put("s=s");
+        let known = log.put("t=t");
+        let mut left = Log::begin();
+        assert_eq!(left.is_read_by(&known), "s1=s t1=t");
+        left.remove("s");
+        assert_eq!(left.is_read_by(&stopped), "t2=t");
+        let knows_more = log.put("u=u");
+        assert_eq!(
+            left.is_read_by(&knows_more),
+            "t2=t s1=s u1=u",
+            "what it knows is not known to be unwanted"
+        );
+    }
+
+    #[test]
+    fn a_record_names_a_limited_number_of_ancestors() {
+        let mut log = Log::begin();
+        let first = log.put("s=s");
+        log.put("t=t");
+        for _ in 0..MAX_ANCESTORS / 2 {
+            log.remove("t");
+            log.put("t=t");
+        }
+        assert_eq!(log.newest().ancestors.len(), MAX_ANCESTORS);
+        let known = log.remove("t");
+        assert_eq!(log.is_read_by(&first), "s1=s", "it did not read for too long to know better");
+        assert_eq!(
+            log.lose(MAX_ANCESTORS + 2).is_read_by(&known),
+            "s1=s",
+            "too old to be anything but a loss"
+        );
     }
 
     fn put(record: &Governance, plugin: &str) -> Governance {

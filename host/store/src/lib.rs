@@ -48,7 +48,7 @@ pub use connection_id::ConnectionId;
 pub use event::{Event, EventFeed};
 pub use governance::{
     Governance, GovernanceRegistry, GovernedSlot, MAX_RECORD_BYTES, MAX_SETTINGS_BYTES, MAX_SLOTS,
-    NodePlugins, RecordVersion, Reservation, SlotConflict, StoredSettings, governing_slot,
+    NodePlugins, Reservation, SlotConflict, StoredSettings, governing_slot,
 };
 pub use history::{History, PageLimit, Reader};
 pub use key_registry::KeyRegistry;

@@ -20,7 +20,7 @@ pub trait RoomDirectory: Send + Sync {
     /// A summary of the room. `None` if it does not exist or, in Redis, if only its position is left.
     async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable>;
 
-    /// Waits until every room with a message that this node has stored, or to which it has admitted a member, is found by
+    /// Waits until every room in which this node knows a message to be stored, or has admitted a member, is found by
     /// [`list`](Self::list) on every node.
     async fn flush(&self) -> Result<(), Unavailable>;
 

@@ -8,21 +8,17 @@ mod connect_hooks;
 use super::{NodeReport, Rollout, slot::PluginSlot};
 use crate::hub::{SlotId, SlotRooms, unavailable};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 use switchyard_plugin::PluginConfig;
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::{Refusal, unix_ms};
-use switchyard_store::{Governance, GovernanceRegistry, NodePlugins, RecordVersion, Unavailable};
+use switchyard_store::{Governance, GovernanceRegistry, NodePlugins, Unavailable};
 
 /// How often a node that makes a change asks whether all nodes have confirmed it.
 const CONFIRMATION_POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How many records a node recognizes that it has read before. If the store loses more, its plugins are added to what is
-/// left.
-const MAX_REMEMBERED_RECORDS: usize = 256;
 
 /// What this node knows about the governance of all nodes.
 pub(super) struct GovernanceState {
@@ -39,10 +35,8 @@ pub(super) struct GovernanceState {
 struct KnownGovernance {
     /// The record that this node follows.
     record: Arc<Governance>,
-    /// Random numbers of the newest records that this node has read, that one included.
-    read: VecDeque<u64>,
-    /// The record up to which this node has done its part.
-    confirmed: RecordVersion,
+    /// The record of which this node has done its part.
+    confirmed: u64,
     /// The rooms of each slot, as they were handed over last, and the record that said so.
     applied: Vec<SlotRooms>,
     applied_record: Arc<Governance>,
@@ -52,16 +46,6 @@ struct KnownGovernance {
     is_recorded: bool,
     /// The slots of plugins that only other nodes have.
     absent: BTreeMap<String, SlotId>,
-}
-
-impl KnownGovernance {
-    fn accept(&mut self, record: Arc<Governance>) {
-        if self.read.len() == MAX_REMEMBERED_RECORDS {
-            self.read.pop_front();
-        }
-        self.read.push_back(record.write);
-        self.record = record;
-    }
 }
 
 impl GovernanceState {
@@ -88,8 +72,8 @@ impl GovernanceState {
         &self.host
     }
 
-    /// The record up to which this node has done its part.
-    pub(super) fn confirmed(&self) -> RecordVersion {
+    /// The record of which this node has done its part.
+    pub(super) fn confirmed(&self) -> u64 {
         self.known().confirmed
     }
 }
@@ -255,7 +239,7 @@ impl Rollout {
                 self.prepare_stored_plugins(&record.slots);
             }
             if let Some(announced) = &record.announced {
-                if self.governance.confirmed() != record.version() {
+                if self.governance.confirmed() != record.id {
                     // Before its rooms are closed, which they are for a shorter time then.
                     if !self.prepare_stored_plugins(announced) {
                         return Ok(record);
@@ -267,7 +251,7 @@ impl Rollout {
                     self.confirm(&record).await?;
                 }
                 let (live, is_confirmed) = self.live_nodes().await?;
-                if is_confirmed(record.version())
+                if is_confirmed(record.id)
                     && self.is_history_cleared(&record, &live)
                     && self.replace_governance(&record, &record.complete()).await?
                 {
@@ -279,9 +263,7 @@ impl Rollout {
                 // Its rooms have been handed over above.
                 self.confirm(&record).await?;
                 let (_, is_confirmed) = self.live_nodes().await?;
-                if is_confirmed(record.version())
-                    && self.replace_governance(&record, &record.settle()).await?
-                {
+                if is_confirmed(record.id) && self.replace_governance(&record, &record.settle()).await? {
                     continue;
                 }
                 return Ok(record);
@@ -294,10 +276,10 @@ impl Rollout {
 
     /// Tells the other nodes that this node has done its part of a record.
     async fn confirm(&self, record: &Governance) -> Result<(), Unavailable> {
-        if self.governance.confirmed() == record.version() {
+        if self.governance.confirmed() == record.id {
             return Ok(());
         }
-        self.governance.known().confirmed = record.version();
+        self.governance.known().confirmed = record.id;
         self.send_report().await
     }
 
@@ -308,12 +290,10 @@ impl Rollout {
         next: &Governance,
     ) -> Result<bool, Unavailable> {
         let registry = self.governance_registry();
-        if record.revision > 0 {
-            return registry.replace_governance(record.version(), next).await;
+        match record.revision {
+            0 => registry.replace_governance(record, &next.clone().begun_at(unix_ms())).await,
+            _ => registry.replace_governance(record, next).await,
         }
-        let incarnation = getrandom::u64().expect("the system provides random bits");
-        let next = next.clone().with_incarnation(incarnation, unix_ms());
-        registry.replace_governance(record.version(), &next).await
     }
 
     /// Reads the record. Writes it again if the store has lost it.
@@ -321,24 +301,23 @@ impl Rollout {
         let registry = self.governance_registry();
         loop {
             let known = self.governance.record();
-            let Some(record) = registry.governance(Some(known.version())).await? else { return Ok(known) };
-            let is_former = self.governance.known().read.contains(&record.write);
-            let Some(restored) = record.restore(&known, is_former) else {
+            let Some(record) = registry.governance(Some(known.id)).await? else { return Ok(known) };
+            let Some(restored) = record.restore(&known) else {
                 let record = Arc::new(record);
-                self.governance.known().accept(record.clone());
+                self.governance.known().record = record.clone();
                 return Ok(record);
             };
             tracing::warn!(
                 "the store has lost the record of which plugin governs which rooms; writing it again"
             );
-            registry.replace_governance(record.version(), &restored).await?;
+            registry.replace_governance(&record, &restored).await?;
         }
     }
 
     /// The nodes that report, and whether all of them have confirmed a record.
     pub(super) async fn live_nodes(
         &self,
-    ) -> Result<(BTreeSet<String>, impl Fn(RecordVersion) -> bool + use<>), Unavailable> {
+    ) -> Result<(BTreeSet<String>, impl Fn(u64) -> bool + use<>), Unavailable> {
         let reports = self.registry().reports().await?;
         let parse = |(_, report): &(_, String)| serde_json::from_str::<NodeReport>(report).ok();
         let reports: Vec<_> = reports.iter().filter_map(parse).collect();
@@ -350,7 +329,7 @@ impl Rollout {
             .map(|report| report.governance)
             .chain([self.governance.confirmed()])
             .collect();
-        Ok((live, move |version| confirmed.iter().all(|confirmed| confirmed.covers(version))))
+        Ok((live, move |record| confirmed.iter().all(|confirmed| *confirmed == record)))
     }
 
     fn node(&self) -> &str {

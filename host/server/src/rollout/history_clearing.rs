@@ -13,7 +13,7 @@ use std::{
 };
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::room::RoomName;
-use switchyard_store::{Governance, RecordVersion, Unavailable, governing_slot};
+use switchyard_store::{Governance, Unavailable, governing_slot};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How many rooms are read from the directory at a time.
@@ -26,7 +26,7 @@ const CONCURRENT_ROOMS: usize = 64;
 /// The history that an announced change clears.
 pub(super) struct HistoryClearing {
     /// The record that announces it.
-    version: RecordVersion,
+    announced_by: u64,
     is_done: Arc<AtomicBool>,
     task: AbortOnDropHandle<()>,
 }
@@ -47,7 +47,7 @@ impl Rollout {
             return false;
         }
         let mut clearing = self.clearing.locked();
-        if let Some(known) = clearing.as_ref().filter(|known| known.version == record.version()) {
+        if let Some(known) = clearing.as_ref().filter(|known| known.announced_by == record.id) {
             if known.is_done.load(Ordering::Acquire) {
                 return true;
             }
@@ -56,7 +56,7 @@ impl Rollout {
             }
         }
         let (rollout, record, is_done) = (self.clone(), record.clone(), Arc::new(AtomicBool::new(false)));
-        let (version, done) = (record.version(), is_done.clone());
+        let (announced_by, done) = (record.id, is_done.clone());
         let clear = async move {
             match rollout.clear_history(&record).await {
                 Ok(Some(rooms)) => {
@@ -70,20 +70,23 @@ impl Rollout {
                 }
             }
         };
-        *clearing =
-            Some(HistoryClearing { version, is_done, task: AbortOnDropHandle::new(tokio::spawn(clear)) });
+        *clearing = Some(HistoryClearing {
+            announced_by,
+            is_done,
+            task: AbortOnDropHandle::new(tokio::spawn(clear)),
+        });
         false
     }
 
-    /// Returns how many rooms had messages. `None` if another node has completed the change meanwhile, so that it has
-    /// cleared all of them.
+    /// Returns how many rooms had messages. `None` if the record has changed meanwhile: usually, another node has cleared
+    /// the rest and completed the change.
     async fn clear_history(&self, record: &Governance) -> Result<Option<usize>, Unavailable> {
         let next = record.announced.as_ref().unwrap_or(&record.slots);
         let store = &self.hub.store;
         let (mut after, mut cleared) = (String::new(), 0);
         loop {
             // Another node may have taken this over meanwhile, and the rooms may be open again.
-            if self.governance_registry().governance(Some(record.version())).await?.is_some() {
+            if self.governance_registry().governance(Some(record.id)).await?.is_some() {
                 return Ok(None);
             }
             let page = store.rooms.list(&after, PAGE_ROOMS).await?;

@@ -86,7 +86,7 @@ impl Rollout {
                 if record.is_settled() {
                     return Ok(record);
                 }
-                known = Some(record.version());
+                known = Some(record.id);
             }
             if Instant::now() >= until {
                 return Err(still_changing());
@@ -125,7 +125,7 @@ impl Rollout {
             let record = self.settled_record_until(revision, until).await?;
             let (_, is_confirmed) = self.live_nodes().await.map_err(unavailable)?;
             // All nodes have to know this record, in which the rooms are open again.
-            if is_confirmed(record.version()) && self.prepare_stored_plugins(&record.slots) {
+            if is_confirmed(record.id) && self.prepare_stored_plugins(&record.slots) {
                 return Ok(record);
             }
             if Instant::now() >= until {

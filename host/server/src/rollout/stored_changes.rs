@@ -57,8 +57,8 @@ struct ChangedVersion {
 }
 
 /// Why a plugin cannot be added to the memory store.
-pub(crate) const NO_SHARED_STORE: &str = "this node keeps everything in its own memory, so after a restart it would have forgotten the \
-                               plugin, and its rooms would be open: put the plugin into the configuration file and reload it";
+pub(crate) const NO_SHARED_STORE: &str = "this node keeps everything in its own memory, so after a restart it would have forgotten the plugin, and its rooms \
+     would be open: put the plugin into the configuration file and reload it";
 
 impl Rollout {
     /// The rooms and settings of a plugin of the store, as operators have set them.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Instant};
 use switchyard_plugin::{ComparisonReport, PluginInfo, PluginStatus, State};
 use switchyard_protocol::{room::RoomPattern, unix_ms};
-use switchyard_store::{ActivationSource, RecordVersion};
+use switchyard_store::ActivationSource;
 
 /// The state of one version, or of the plugin as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,9 +123,9 @@ pub(crate) struct NodeReport {
     /// Identifies the process. Earlier releases do not report it.
     #[serde(default)]
     pub instance: String,
-    /// The record of governance up to which the node has done its part.
+    /// The record of governance of which the node has done its part.
     #[serde(default)]
-    pub governance: RecordVersion,
+    pub governance: u64,
     /// Whether rooms without a plugin are open there. Earlier releases do not report it.
     #[serde(default)]
     pub opens_ungoverned: bool,

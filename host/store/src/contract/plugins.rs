@@ -1,7 +1,7 @@
 //! Tests of the plugin registry: changes are made one after another, and lost versions are written again.
 
 use super::Subject;
-use crate::{Governance, HistoryChange, RecordVersion, VersionHistory, version_history::tests::release};
+use crate::{Governance, HistoryChange, VersionHistory, version_history::tests::release};
 use bytes::Bytes;
 
 pub(super) async fn a_change_of_a_plugin_must_know_the_one_before(s: Subject) {
@@ -77,21 +77,20 @@ pub(super) async fn a_change_of_governance_must_know_the_one_before(s: Subject) 
     let governance = &s.store.governance;
     assert_eq!(governance.governance(None).await.unwrap(), Some(Governance::default()));
     let record = |revision| Governance { revision, ..Governance::default() };
-    let none = RecordVersion::default();
-    assert!(governance.replace_governance(none, &record(1)).await.unwrap());
+    let none = Governance::default();
+    assert!(governance.replace_governance(&none, &record(1)).await.unwrap());
     assert!(
-        !governance.replace_governance(none, &record(9)).await.unwrap(),
+        !governance.replace_governance(&none, &record(9)).await.unwrap(),
         "it does not know about the first"
     );
-    let first = governance.governance(Some(none)).await.unwrap().expect("the first");
-    assert_eq!(governance.governance(Some(first.version())).await.unwrap(), None, "nothing has changed");
+    let first = governance.governance(Some(0)).await.unwrap().expect("the first");
+    assert_eq!(governance.governance(Some(first.id)).await.unwrap(), None, "nothing has changed");
     // After a loss, somebody else may write another record of the same revision.
-    assert!(governance.replace_governance(first.version(), &record(1)).await.unwrap());
-    let second = governance.governance(Some(first.version())).await.unwrap().expect("the second");
-    assert!(
-        !governance.replace_governance(first.version(), &record(2)).await.unwrap(),
-        "it knows only the first"
-    );
-    assert!(governance.replace_governance(second.version(), &record(2)).await.unwrap());
-    assert_eq!(governance.governance(Some(second.version())).await.unwrap().expect("the third").revision, 2);
+    assert!(governance.replace_governance(&first, &record(1)).await.unwrap());
+    let second = governance.governance(Some(first.id)).await.unwrap().expect("the second");
+    assert!(!governance.replace_governance(&first, &record(2)).await.unwrap(), "it knows only the first");
+    assert!(governance.replace_governance(&second, &record(2)).await.unwrap());
+    let third = governance.governance(Some(second.id)).await.unwrap().expect("the third");
+    let ancestors = [&first, &second].map(|record| (record.revision, record.id));
+    assert_eq!((third.revision, third.ancestors), (2, ancestors.into()));
 }

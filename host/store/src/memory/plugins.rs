@@ -3,8 +3,8 @@
 
 use super::MemoryStore;
 use crate::{
-    Governance, GovernanceRegistry, HistoryChange, PluginRegistry, RecordVersion, Revision, StoredPlugins,
-    Unavailable, VersionHistory,
+    Governance, GovernanceRegistry, HistoryChange, PluginRegistry, Revision, StoredPlugins, Unavailable,
+    VersionHistory,
 };
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
@@ -124,21 +124,21 @@ impl PluginRegistry for MemoryStore {
 
 #[async_trait::async_trait]
 impl GovernanceRegistry for MemoryStore {
-    async fn governance(&self, known: Option<RecordVersion>) -> Result<Option<Governance>, Unavailable> {
+    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable> {
         let record = self.governance.locked();
-        Ok((known != Some(record.version())).then(|| record.clone()))
+        Ok((known != Some(record.id)).then(|| record.clone()))
     }
 
     async fn replace_governance(
         &self,
-        expected: RecordVersion,
+        expected: &Governance,
         next: &Governance,
     ) -> Result<bool, Unavailable> {
         let mut record = self.governance.locked();
-        if record.version() != expected {
+        if record.id != expected.id {
             return Ok(false);
         }
-        *record = next.as_written();
+        *record = next.as_written(expected);
         Ok(true)
     }
 }

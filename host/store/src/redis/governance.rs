@@ -1,18 +1,18 @@
 //! The record in Redis of which plugin governs which rooms. What it means is in `crate::governance`.
 
 use crate::{
-    Governance, GovernanceRegistry, RecordVersion, RedisStore, Unavailable,
+    Governance, GovernanceRegistry, RedisStore, Unavailable,
     redis::{context::Context, replies, scripts},
 };
 
 #[async_trait::async_trait]
 impl GovernanceRegistry for RedisStore {
-    async fn governance(&self, known: Option<RecordVersion>) -> Result<Option<Governance>, Unavailable> {
+    async fn governance(&self, known: Option<u64>) -> Result<Option<Governance>, Unavailable> {
         let Context { link, names, .. } = self.context();
         // The record is read only if it has changed: every node asks twice a second, and it can be large.
-        let write = link.command("HGET", vec![names.governance().into(), "write".into()]).await?;
-        let write = if write.is_null() { 0 } else { replies::number(&write)? };
-        if known.is_some_and(|known| known.write == write) {
+        let id = link.command("HGET", vec![names.governance().into(), "id".into()]).await?;
+        let id = if id.is_null() { 0 } else { replies::number(&id)? };
+        if known == Some(id) {
             return Ok(None);
         }
         let record = link.command("HGET", vec![names.governance().into(), "record".into()]).await?;
@@ -26,10 +26,10 @@ impl GovernanceRegistry for RedisStore {
 
     async fn replace_governance(
         &self,
-        expected: RecordVersion,
+        expected: &Governance,
         next: &Governance,
     ) -> Result<bool, Unavailable> {
         let Context { link, names, .. } = self.context();
-        scripts::governance::replace(link, names, expected, &next.as_written()).await
+        scripts::governance::replace(link, names, expected.id, &next.as_written(expected)).await
     }
 }

@@ -15,7 +15,10 @@ use fred::types::Value;
 use futures_util::future::{join_all, try_join_all};
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use switchyard_process::lock::LockExt;
@@ -48,6 +51,8 @@ pub(super) struct RoomIndex {
     context: Arc<Context>,
     /// Rooms that wait to be added.
     pending: Mutex<HashSet<Arc<str>>>,
+    /// Whether a task is about to add them.
+    is_scheduled: AtomicBool,
     /// Held while rooms are being added.
     writing: tokio::sync::Mutex<()>,
     /// Held while rooms are being checked.
@@ -59,6 +64,7 @@ impl RoomIndex {
         Arc::new(Self {
             context: context.clone(),
             pending: Mutex::default(),
+            is_scheduled: AtomicBool::new(false),
             writing: Default::default(),
             checking: Arc::default(),
         })
@@ -66,12 +72,12 @@ impl RoomIndex {
 
     /// Adds a room soon.
     pub(super) fn add(self: &Arc<Self>, room: &RoomName) {
-        let mut pending = self.pending.locked();
-        pending.insert(room.shared());
-        if pending.len() == 1 {
+        self.pending.locked().insert(room.shared());
+        if !self.is_scheduled.swap(true, Ordering::AcqRel) {
             let index = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(WRITE_DELAY).await;
+                index.is_scheduled.store(false, Ordering::Release);
                 index.write().await;
             });
         }
@@ -84,12 +90,12 @@ impl RoomIndex {
         }
     }
 
-    /// Adds the pending rooms now. Those that cannot be added stay pending.
+    /// Adds the pending rooms now. Those that cannot be added stay pending, also if nobody waits for this any more.
     pub(super) async fn try_write(&self) -> Result<(), Unavailable> {
         let Context { link, names, cluster_clock, .. } = &*self.context;
         // Whoever calls this next waits also for the rooms that are being written.
         let _writing = self.writing.lock().await;
-        let rooms = std::mem::take(&mut *self.pending.locked());
+        let rooms = self.pending.locked().clone();
         if rooms.is_empty() {
             return Ok(());
         }
@@ -98,15 +104,10 @@ impl RoomIndex {
             [Value::from(key)].into_iter().chain(entries).collect()
         };
         let first = arguments::integer(cluster_clock.now() + FIRST_CHECK_DELAY.as_millis() as u64);
-        let written = async {
-            link.command("ZADD", scored(names.checks(), first)).await?;
-            link.command("ZADD", scored(names.rooms(), "0".into())).await
-        };
-        let written = written.await.map(drop);
-        if written.is_err() {
-            self.pending.locked().extend(rooms);
-        }
-        written
+        link.command("ZADD", scored(names.checks(), first)).await?;
+        link.command("ZADD", scored(names.rooms(), "0".into())).await?;
+        self.pending.locked().retain(|room| !rooms.contains(room));
+        Ok(())
     }
 
     /// At most `limit` rooms by name, starting at `from`, which is a bound of ZRANGEBYLEX. Removes those that

@@ -67,7 +67,7 @@ impl Rollout {
         while timeout(RENEWAL_INTERVAL, &mut handed_over).await.is_err() {
             let began = Instant::now();
             let is_reported = self.send_report().await.is_ok();
-            let read = self.governance_registry().governance(Some(record.version())).await;
+            let read = self.governance_registry().governance(Some(record.id)).await;
             if is_reported && matches!(read, Ok(None)) {
                 self.hub.renew_governance(began);
             }
