@@ -34,17 +34,20 @@ impl Rig {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// Leaves a room, changes a filter and joins a room, and each time gets the answer that it failed.
+    /// Leaves a room, changes a filter and joins a room, and each time gets the answer that it failed. Each request waits
+    /// 2 s for Redis. With more of them, the node would hold messages at the end, because it could not read for 5 s which
+    /// plugin governs which rooms.
     async fn is_refused_everything(&self) {
+        let filtered = json!({"room": "filtered", "filter": {"minChange": 0.1}});
         for request in [
             json!({"type": "unsubscribe", "rooms": ["kept"]}),
-            json!({"type": "subscribe", "rooms": [{"room": "filtered", "filter": {"minChange": 0.1}}]}),
-            json!({"type": "subscribe", "rooms": ["new"]}),
+            json!({"type": "subscribe", "rooms": [filtered, "new"]}),
         ] {
             let answer = self.client.ask(request.clone()).await;
-            let result = &answer["results"][0];
-            assert_eq!(result["status"], "rejected", "{request}: {answer}");
-            assert_eq!(result["error"]["code"], "store_unavailable", "{request}: {answer}");
+            for result in answer["results"].as_array().expect("results") {
+                assert_eq!(result["status"], "rejected", "{request}: {answer}");
+                assert_eq!(result["error"]["code"], "store_unavailable", "{request}: {answer}");
+            }
         }
     }
 
@@ -83,6 +86,7 @@ impl Rig {
             self.other.call("POST", "/v1/publish", &message).await;
         }
         back.message("filtered", 4).await;
+        back.message("kept", 1).await;
         assert_eq!(back.offsets("filtered"), [2, 4], "nothing that the old filter lets through is withheld");
         assert_eq!(back.offsets("kept"), [1]);
         self.other.has_members("kept", 1).await;
