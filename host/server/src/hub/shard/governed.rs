@@ -131,15 +131,19 @@ impl Shard {
             let began = Instant::now();
             let PendingCommands { requests, pauses, .. } = pending;
             let is_eligible = |principal: &Arc<str>| !pauses.until.contains_key(principal);
+            let mut is_needed = false;
             let served = requests.serve_next_where(is_eligible, |request| {
+                is_needed |= self.may_call(&request);
                 match self.answer(request, Some(began + TURN_DURATION)) {
                     Some(rest) => TurnStep::EndWithRest(rest),
                     None if began.elapsed() < TURN_DURATION => TurnStep::Continue,
                     None => TurnStep::End,
                 }
             });
-            if let Some(principal) = served {
+            if is_needed {
                 needed = until;
+            }
+            if let Some(principal) = served {
                 pauses.record_turn(principal, began, Instant::now());
             }
             self.flush.write(Instant::now(), &self.queue);

@@ -6,7 +6,7 @@ use super::governed::PendingCommands;
 use super::*;
 use crate::hub::{cannot_start_thread, policy::ClosedReason};
 use std::{collections::VecDeque, io};
-use switchyard_process::vital::VitalTasks;
+use switchyard_process::{lock::LockExt, vital::VitalTasks};
 
 /// A shard on its way to its thread.
 struct ShardHandoff {
@@ -74,7 +74,7 @@ impl Shard {
             return false;
         }
         match command {
-            ShardCommand::Request(_) => true,
+            ShardCommand::Request(request) => self.may_call(request),
             ShardCommand::Store(Event::Published(message)) => match self.rooms.get(&*message.room) {
                 Some(RoomEntry::Open(room, _)) => room.has_filters(),
                 Some(RoomEntry::Opening(..)) | None => false,
@@ -96,6 +96,19 @@ impl Shard {
             | ShardCommand::Mirror(_)
             | ShardCommand::HandOver { .. } => self.has_thread,
         }
+    }
+
+    /// Whether the plugin may be called to answer a request.
+    pub(super) fn may_call(&self, request: &PolicyRequest) -> bool {
+        let (Policy::Governed(governor), PolicyRequest::Check { message, .. }) = (&self.policy, request)
+        else {
+            return true;
+        };
+        let hooks = governor.plugin().info().hooks;
+        let has_limits = |governed: &Arc<GovernedRooms>| {
+            governed.quotas.locked().are_known(&message.principal.id, &message.room, Instant::now())
+        };
+        hooks.room || hooks.publish || (hooks.subscribe && !self.governed.as_ref().is_some_and(has_limits))
     }
 
     /// Handles a command that needs a thread, as if the rooms were closed.
