@@ -18,8 +18,18 @@ const MAX_QUOTAS: usize = 8192;
 /// until it joins again.
 const ANSWER_TTL: Duration = Duration::from_secs(60);
 
+/// How long before an answer expires the plugin's thread is used again, so that it does not expire between the decision
+/// to do without the thread and the check.
+const KNOWN_MARGIN: Duration = Duration::from_secs(1);
+
 /// After this time, a token bucket is full again. Forgetting it then changes nothing.
 const REFILL_TIME: Duration = Duration::from_secs(1);
+
+/// The refusal for a message whose publisher has no place left in the table.
+pub(crate) fn too_many_rooms(room: &RoomName) -> Refusal {
+    let message = format!("too many rooms are being published to; wait before you publish to '{}'", &**room);
+    Refusal::retry(ErrorCode::RateLimited, message, REFILL_TIME.as_millis() as u64)
+}
 
 /// The quotas of all publishers in the rooms of one plugin.
 #[derive(Default)]
@@ -32,6 +42,18 @@ struct Quota {
     /// When the plugin was asked because of a publish. `None` if the limits are those of a member.
     queried_at: Option<Instant>,
     used: Instant,
+}
+
+impl Quota {
+    fn is_known(&self, now: Instant) -> bool {
+        self.queried_at.is_none_or(|at| now.duration_since(at) < ANSWER_TTL)
+    }
+
+    fn take(&mut self, room: &RoomName, bytes: usize, now: Instant) -> Result<(), Refusal> {
+        self.used = now;
+        let too_many = |after| format!("too many messages per second to '{}'; wait {after} ms", &**room);
+        self.limiter.take(bytes, now, too_many)
+    }
 }
 
 impl Quotas {
@@ -57,28 +79,23 @@ impl Quotas {
         self.set(principal, room, limits, Some(now), now);
     }
 
-    /// Whether the limits are known, so that the plugin need not be asked.
-    pub(crate) fn are_known(&self, principal: &Arc<str>, room: &RoomName, now: Instant) -> bool {
+    /// Whether the limits are known for another while, so that the plugin need not be asked.
+    pub(crate) fn stay_known(&self, principal: &Arc<str>, room: &RoomName, now: Instant) -> bool {
         let quota = self.quotas.get(&(principal.clone(), room.clone()));
-        quota.is_some_and(|quota| quota.queried_at.is_none_or(|at| now.duration_since(at) < ANSWER_TTL))
+        quota.is_some_and(|quota| quota.is_known(now + KNOWN_MARGIN))
     }
 
-    /// Counts one message of this size, or refuses it.
+    /// Counts one message of this size, or refuses it. `None` if the limits are not known, so that the plugin has to be
+    /// asked.
     pub(crate) fn take(
         &mut self,
         principal: &Arc<str>,
         room: &RoomName,
         bytes: usize,
         now: Instant,
-    ) -> Result<(), Refusal> {
-        let Some(quota) = self.quotas.get_mut(&(principal.clone(), room.clone())) else {
-            let message =
-                format!("too many rooms are being published to; wait before you publish to '{}'", &**room);
-            return Err(Refusal::retry(ErrorCode::RateLimited, message, REFILL_TIME.as_millis() as u64));
-        };
-        quota.used = now;
-        let too_many = |after| format!("too many messages per second to '{}'; wait {after} ms", &**room);
-        quota.limiter.take(bytes, now, too_many)
+    ) -> Option<Result<(), Refusal>> {
+        let quota = self.quotas.get_mut(&(principal.clone(), room.clone()))?;
+        quota.is_known(now).then(|| quota.take(room, bytes, now))
     }
 
     /// Makes the next publish ask the plugin again, because another version may answer differently. Keeps the
@@ -141,8 +158,8 @@ mod tests {
         RoomName::parse(name).unwrap()
     }
 
-    fn code(taken: Result<(), Refusal>) -> Option<ErrorCode> {
-        taken.err().map(|refusal| refusal.code)
+    fn code(taken: Option<Result<(), Refusal>>) -> Option<ErrorCode> {
+        taken.expect("known limits").err().map(|refusal| refusal.code)
     }
 
     #[test]
@@ -167,18 +184,20 @@ mod tests {
     fn a_plugin_is_asked_again_after_a_while_and_when_its_version_changes() {
         let (mut quotas, now, principal, room) =
             (Quotas::default(), Instant::now(), "acme".into(), room("a"));
-        assert!(!quotas.are_known(&principal, &room, now));
-        quotas.set_publisher_limits(&principal, &room, &ONE, now);
         assert!(
-            quotas.are_known(&principal, &room, now)
-                && !quotas.are_known(&principal, &room, now + ANSWER_TTL)
+            quotas.take(&principal, &room, 1, now).is_none() && !quotas.stay_known(&principal, &room, now)
         );
+        quotas.set_publisher_limits(&principal, &room, &ONE, now);
+        let almost = now + ANSWER_TTL - KNOWN_MARGIN;
+        assert!(quotas.stay_known(&principal, &room, now) && !quotas.stay_known(&principal, &room, almost));
+        assert_eq!(code(quotas.take(&principal, &room, 1, almost)), None, "it is still known");
+        assert!(quotas.take(&principal, &room, 1, now + ANSWER_TTL).is_none());
         let later = now + ANSWER_TTL / 2;
         quotas.expire_answers(later);
-        assert!(!quotas.are_known(&principal, &room, later));
+        assert!(quotas.take(&principal, &room, 1, later).is_none());
         quotas.set_member_limits(&principal, &room, &ONE, later);
         quotas.expire_answers(later);
-        assert!(quotas.are_known(&principal, &room, later + 10 * ANSWER_TTL));
+        assert!(quotas.stay_known(&principal, &room, later + 10 * ANSWER_TTL));
     }
 
     #[test]
@@ -187,8 +206,7 @@ mod tests {
         for n in 0..MAX_QUOTAS + 10 {
             let room = room(&n.to_string());
             quotas.set_publisher_limits(&mallory, &room, &ONE, now);
-            let expected = (n >= MAX_QUOTAS).then_some(ErrorCode::RateLimited);
-            assert_eq!(code(quotas.take(&mallory, &room, 1, now)), expected, "{n}");
+            assert_eq!(quotas.take(&mallory, &room, 1, now).is_some(), n < MAX_QUOTAS, "{n}");
         }
         let acme = "acme".into();
         quotas.set_publisher_limits(&acme, &room("a"), &ONE, now);

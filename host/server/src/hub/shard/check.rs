@@ -4,6 +4,7 @@
 use super::*;
 use crate::hub::{
     publish_pipeline::{CheckOutcome, CheckedMessage, UncheckedMessage},
+    quotas::too_many_rooms,
     refusals::wire_refusal,
 };
 use switchyard_plugin::{PluginFunction, PublishRequest, Verdict};
@@ -24,8 +25,9 @@ impl Shard {
             return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge });
         };
         if let (Some(governed), true) = (&self.governed, governor.plugin().info().hooks.subscribe) {
-            let now = Instant::now();
-            if !governed.quotas.locked().are_known(&principal.id, &room, now) {
+            let (bytes, now) = (data.len(), Instant::now());
+            let mut taken = governed.quotas.locked().take(&principal.id, &room, bytes, now);
+            if taken.is_none() {
                 let in_room = match self.rooms.get(&room) {
                     Some(RoomEntry::Open(room, _)) => room.len() as u32,
                     Some(RoomEntry::Opening(..)) | None => 0,
@@ -34,9 +36,11 @@ impl Shard {
                 let counts = Counts { in_room, ..Counts::default() };
                 let limits = governor.limits(&principal, &room, counts);
                 let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
-                governed.quotas.locked().set_publisher_limits(&principal.id, &room, &limits, now);
+                let mut quotas = governed.quotas.locked();
+                quotas.set_publisher_limits(&principal.id, &room, &limits, now);
+                taken = quotas.take(&principal.id, &room, bytes, now);
             }
-            governed.quotas.locked().take(&principal.id, &room, data.len(), now)?;
+            taken.unwrap_or_else(|| Err(too_many_rooms(&room)))?;
         }
         let idempotency_key = idempotency_key.as_deref();
         let repeated =

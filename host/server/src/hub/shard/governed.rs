@@ -82,7 +82,8 @@ impl PendingCommands {
 
 impl Shard {
     /// Runs the shard of a plugin on its thread, until a command comes and the plugin was not needed for a while before
-    /// it: then returns the shard with its queue. `None` when the shard has ended. `pending` has no commands at the beginning and at the end.
+    /// it: then returns the shard with its queue. `None` when the shard has ended. `pending` has no commands at the
+    /// beginning and at the end.
     pub(super) async fn run_in_turns(
         mut self,
         mut commands: mpsc::UnboundedReceiver<ShardCommand>,
