@@ -1,12 +1,14 @@
 //! The processor time that processes, and the whole machine, have used so far.
 
-use std::{collections::BTreeMap, fs, thread};
+use std::{collections::BTreeMap, fs, sync::LazyLock, thread};
 
 /// Clock ticks per second in /proc, which is the same for every program.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// The cores that this process had when it was first asked, which is before a benchmark restricts itself to some.
 pub fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    static CORES: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+    *CORES
 }
 
 /// The processor time of a process, in seconds.
