@@ -58,6 +58,14 @@ impl<T> FairQueue<T> {
         self.items.insert(principal, VecDeque::from([item]));
     }
 
+    /// Puts an item before those of a principal. A principal that had none is the last in turn.
+    pub fn push_front(&mut self, principal: Arc<str>, item: T) {
+        self.push(principal.clone(), item);
+        if let Some(items) = self.items.get_mut(&principal) {
+            items.rotate_right(1);
+        }
+    }
+
     /// Serves the principal whose turn is next, and returns it: `serve` gets one item after the other until
     /// it ends the turn or no items are left. If items are left, the principal is then the last in turn.
     pub fn serve_next(&mut self, serve: impl FnMut(T) -> TurnStep<T>) -> Option<Arc<str>> {
@@ -127,6 +135,24 @@ mod tests {
         }
         assert_eq!(served, [0, 1, 2, 5000, 6000, 3, 4, 5]);
         assert_eq!(queue.len(), 1002 - served.len());
+    }
+
+    #[test]
+    fn an_item_can_be_put_before_the_others_of_its_principal() {
+        let mut queue = FairQueue::default();
+        for (principal, item) in [("acme", 2), ("zed", 3)] {
+            queue.push(principal.into(), item);
+        }
+        queue.push_front("acme".into(), 1);
+        let mut served = vec![];
+        while queue
+            .serve_next(|item| {
+                served.push(item);
+                TurnStep::Continue
+            })
+            .is_some()
+        {}
+        assert_eq!((served, queue.len()), (vec![1, 2, 3], 0));
     }
 
     #[test]

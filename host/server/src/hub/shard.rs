@@ -9,6 +9,8 @@ mod handover;
 mod membership;
 mod routing;
 mod swap;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use super::{
@@ -152,11 +154,18 @@ impl Shard {
                 Some(room) => room.finish_catch_up(seat, upto, lost, reply),
                 None => drop(reply.send(CatchUpOutcome::Gone)),
             },
-            ShardCommand::PrepareSwap(preparation) => self.prepare_swap(preparation),
+            ShardCommand::PrepareSwap(preparation) => {
+                // What was delivered waits neither for the plugin nor, below, for other shards.
+                self.flush.write(Instant::now(), &self.queue);
+                self.prepare_swap(preparation);
+            }
             ShardCommand::Mirror(mirror) => self.policy.set_mirror(mirror),
             ShardCommand::HandOver { handover, reply } => self.hand_over(&handover, reply),
             ShardCommand::Survey { selector, reply } => drop(reply.send(self.survey(&selector))),
-            ShardCommand::Adopt { from, rooms } => self.adopt(from, rooms),
+            ShardCommand::Adopt { from, rooms } => {
+                self.flush.write(Instant::now(), &self.queue);
+                self.adopt(from, rooms);
+            }
             ShardCommand::Written => self.flush.written(Instant::now()),
         }
     }

@@ -138,7 +138,7 @@ impl Hub {
         self.vitals.spawn("the shard of a plugin", shard.run_governed(plugin, commands, self.vitals.clone()));
     }
 
-    fn new_shard(&self, id: ShardId, handle: &ShardHandle, policy: Policy) -> Shard {
+    pub(super) fn new_shard(&self, id: ShardId, handle: &ShardHandle, policy: Policy) -> Shard {
         Shard {
             id,
             queue: handle.queue.downgrade(),

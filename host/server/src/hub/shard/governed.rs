@@ -70,6 +70,12 @@ impl Pauses {
 }
 
 impl PendingCommands {
+    /// Lets a principal pause.
+    #[cfg(test)]
+    pub(super) fn pause(&mut self, principal: Arc<str>, until: Instant) {
+        self.pauses.until.insert(principal, until);
+    }
+
     /// `None` if there is something to do now. Otherwise when there will be, even if nothing else arrives.
     fn idle_until(&mut self, now: Instant) -> Option<Option<Instant>> {
         let due = self.pauses.end_due(now);
@@ -106,8 +112,12 @@ impl Shard {
                     }
                 };
                 if taken == Some(0) {
-                    self.flush.write_all();
-                    return None;
+                    if pending.requests.is_empty() {
+                        self.flush.write_all();
+                        return None;
+                    }
+                    // The rooms have another owner now, which gets the requests.
+                    pending.pauses.until.clear();
                 }
             }
             // All queued commands, so that a principal that was not in the queue before gets its turn soon.
@@ -122,12 +132,14 @@ impl Shard {
                 }
                 self.handle(command);
                 self.finish_swap().await;
-                while let Some(command) = self.arrivals.next_released() {
-                    self.sort(command, pending);
-                }
+                self.sort_released(pending);
                 if Instant::now() >= until {
                     break;
                 }
+            }
+            if !pending.requests.is_empty() {
+                // What was delivered does not wait for the plugin.
+                self.flush.write(Instant::now(), &self.queue);
             }
             let began = Instant::now();
             let PendingCommands { requests, pauses, .. } = pending;
@@ -152,17 +164,30 @@ impl Shard {
         }
     }
 
-    /// Sorts a command that was received. One about a room that another shard has not handed over yet is
-    /// sorted after that.
+    /// Sorts a command that was received. Whether it has to wait for its room is found out in the order of the
+    /// commands, when it is handled.
     fn sort(&mut self, command: ShardCommand, pending: &mut PendingCommands) {
-        match self.arrivals.defer(command) {
-            None => {}
-            Some(ShardCommand::Request(request)) => match self.principal_of(&request) {
+        match command {
+            ShardCommand::Request(request) => match self.principal_of(&request) {
                 Some(principal) => pending.requests.push(principal, request),
-                // The seat is gone, so the answer needs no call.
+                // The seat is gone, or the room is not here yet. Neither needs a call.
                 None => pending.immediate.push_back(ShardCommand::Request(request)),
             },
-            Some(command) => pending.immediate.push_back(command),
+            command => pending.immediate.push_back(command),
+        }
+    }
+
+    /// Sorts the commands whose room has arrived: before all others, because they came earlier.
+    fn sort_released(&mut self, pending: &mut PendingCommands) {
+        let released: Vec<_> = std::iter::from_fn(|| self.arrivals.next_released()).collect();
+        for command in released.into_iter().rev() {
+            match command {
+                ShardCommand::Request(request) => match self.principal_of(&request) {
+                    Some(principal) => pending.requests.push_front(principal, request),
+                    None => pending.immediate.push_front(ShardCommand::Request(request)),
+                },
+                command => pending.immediate.push_front(command),
+            }
         }
     }
 

@@ -53,6 +53,8 @@ impl Shard {
                     },
                 };
                 self.has_thread = true;
+                // What was delivered does not wait for the plugin.
+                self.flush.write(Instant::now(), &self.queue);
                 queued.push_front(command);
                 let (back, returned) = oneshot::channel();
                 let first = std::mem::take(&mut queued);
