@@ -54,6 +54,11 @@ pub(crate) enum ClosedReason {
 }
 
 impl ClosedReason {
+    pub(super) fn refusal(self, plugin: &str, room: &RoomName) -> Refusal {
+        let message = format!("room '{}' is closed: {}", &**room, self.explain(plugin));
+        Refusal::new(ErrorCode::PluginFailed, message)
+    }
+
     fn explain(self, plugin: &str) -> String {
         match self {
             Self::NotLoaded => format!("its plugin '{plugin}' could not be loaded"),
@@ -74,7 +79,7 @@ pub(crate) struct Admission {
     pub limits: Limits,
 }
 
-fn open_rooms(governor: &Governor) -> Result<(), Refusal> {
+fn check_quarantine(governor: &Governor) -> Result<(), Refusal> {
     governor.open_rooms().map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))
 }
 
@@ -98,12 +103,14 @@ impl Policy {
         if room.kind() != RoomKind::Ordinary {
             return Ok(Admission { room, filter: None, limits: Limits::default() });
         }
-        let Policy::Governed(governor) = self else {
-            if filter.is_some() {
+        let governor = match self {
+            Policy::Governed(governor) => governor,
+            Policy::Closed { plugin, reason } => return Err(reason.refusal(plugin, &room)),
+            Policy::Ungoverned(_) if filter.is_some() => {
                 let message = format!("room '{}' has no plugin, so it supports no filters", &*room);
                 return Err(Refusal::new(ErrorCode::FilterInvalid, message));
             }
-            return Ok(Admission { room, filter: None, limits: Limits::default() });
+            Policy::Ungoverned(_) => return Ok(Admission { room, filter: None, limits: Limits::default() }),
         };
         let grant = governor.authorize(principal, &room, filter, counts);
         let grant = grant.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
@@ -131,13 +138,10 @@ impl Policy {
             Policy::Governed(governor) => governor,
             Policy::Ungoverned(Ungoverned::Open) => return Ok(room.clone()),
             Policy::Ungoverned(Ungoverned::Closed) => return Err(ungoverned_closed(room)),
-            Policy::Closed { plugin, reason } => {
-                let message = format!("room '{}' is closed: {}", &**room, reason.explain(plugin));
-                return Err(Refusal::new(ErrorCode::PluginFailed, message));
-            }
+            Policy::Closed { plugin, reason } => return Err(reason.refusal(plugin, room)),
         };
         // Even for a plugin without hooks: if it is quarantined, its rooms may be closed.
-        open_rooms(governor)?;
+        check_quarantine(governor)?;
         let canonical = governor.validate(principal, room);
         let canonical = canonical.map_err(|refusal| wire_refusal(PluginFunction::Room, refusal))?;
         let Some(canonical) = canonical else { return Ok(room.clone()) };
@@ -154,11 +158,12 @@ impl Policy {
         }
     }
 
-    /// Whether anything may happen in the rooms: not while their plugin is quarantined.
-    pub(super) fn open_rooms(&self) -> Result<(), Refusal> {
+    /// Refuses everything in a room whose plugin is quarantined or has no active version.
+    pub(super) fn check_open(&self, room: &RoomName) -> Result<(), Refusal> {
         match self {
-            Policy::Governed(governor) => open_rooms(governor),
-            Policy::Ungoverned(_) | Policy::Closed { .. } => Ok(()),
+            Policy::Governed(governor) => check_quarantine(governor),
+            Policy::Ungoverned(_) => Ok(()),
+            Policy::Closed { plugin, reason } => Err(reason.refusal(plugin, room)),
         }
     }
 

@@ -21,8 +21,12 @@ impl Shard {
     ) -> Result<CheckedMessage, Refusal> {
         let UncheckedMessage { room, principal, via, event, data, idempotency_key, mut charge } = message;
         let room = canonical.map_or(room, |canonical| canonical.name);
-        let Policy::Governed(governor) = &mut self.policy else {
-            return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge });
+        let governor = match &mut self.policy {
+            Policy::Governed(governor) => governor,
+            Policy::Closed { plugin, reason } => return Err(reason.refusal(plugin, &room)),
+            Policy::Ungoverned(_) => {
+                return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge });
+            }
         };
         if let (Some(governed), true) = (&self.governed, governor.plugin().info().hooks.subscribe) {
             let (bytes, now) = (data.len(), Instant::now());

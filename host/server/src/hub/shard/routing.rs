@@ -50,7 +50,7 @@ impl Shard {
         }
         let (principal, room) = (principal.id.clone(), room.clone());
         if request.canonical().is_some_and(|canonical| canonical.is_some()) {
-            return match self.policy.open_rooms() {
+            return match self.policy.check_open(&room) {
                 Ok(()) => Some(request),
                 Err(refusal) => {
                     request.refuse(refusal);
