@@ -79,10 +79,14 @@ impl Quotas {
         self.set(principal, room, limits, Some(now), now);
     }
 
-    /// Whether the limits are known for another while, so that the plugin need not be asked.
-    pub(crate) fn stay_known(&self, principal: &Arc<str>, room: &RoomName, now: Instant) -> bool {
-        let quota = self.quotas.get(&(principal.clone(), room.clone()));
-        quota.is_some_and(|quota| quota.is_known(now + KNOWN_MARGIN))
+    /// Whether the limits are known for another while, so that the plugin need not be asked. They are not forgotten
+    /// meanwhile.
+    pub(crate) fn stay_known(&mut self, principal: &Arc<str>, room: &RoomName, now: Instant) -> bool {
+        let quota = self.quotas.get_mut(&(principal.clone(), room.clone()));
+        quota.is_some_and(|quota| {
+            quota.used = now;
+            quota.is_known(now + KNOWN_MARGIN)
+        })
     }
 
     /// Counts one message of this size, or refuses it. `None` if the limits are not known, so that the plugin has to be
