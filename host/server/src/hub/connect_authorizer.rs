@@ -43,14 +43,16 @@ pub(super) struct ConnectAuthorizer {
 
 enum AuthorizerRequest {
     Authorize(ConnectRequest, oneshot::Sender<Result<Limits, Refusal>>),
-    /// Activates a version in a slot, or none. The answer is the version that was active in it.
-    Swap(SlotId, Option<CompiledVersion>, oneshot::Sender<Result<Option<CompiledVersion>, SwapError>>),
+    /// Activates a version in a slot, or none. The answer is the governor that was there.
+    Swap(SlotId, Option<CompiledVersion>, oneshot::Sender<Result<Option<Box<Governor>>, SwapError>>),
+    /// Puts a governor back, with all that it knows, or none.
+    Restore(SlotId, Option<Box<Governor>>, oneshot::Sender<()>),
     Mirror(SlotId, Option<Mirror>),
 }
 
 /// The governors of the plugins that have a connect hook, by slot.
 #[derive(Default)]
-struct ConnectGovernors(BTreeMap<SlotId, (CompiledVersion, Governor)>);
+struct ConnectGovernors(BTreeMap<SlotId, Box<Governor>>);
 
 impl Hub {
     /// Whether a plugin has a connect hook.
@@ -133,6 +135,10 @@ impl ConnectAuthorizer {
         let (sender, mut requests) = mpsc::unbounded_channel();
         let (mut governors, governor_count) = (ConnectGovernors::default(), self.governor_count.clone());
         let headers = self.headers.clone();
+        let publish = move |governors: &ConnectGovernors| {
+            headers.store(Arc::new(governors.headers()));
+            governor_count.store(governors.0.len(), Ordering::Release);
+        };
         let serve = move || {
             while let Some(request) = requests.blocking_recv() {
                 match request {
@@ -143,9 +149,13 @@ impl ConnectAuthorizer {
                     }
                     AuthorizerRequest::Swap(slot, version, reply) => {
                         let swapped = governors.swap(slot, version);
-                        headers.store(Arc::new(governors.headers()));
-                        governor_count.store(governors.0.len(), Ordering::Release);
+                        publish(&governors);
                         reply.send(swapped).ok();
+                    }
+                    AuthorizerRequest::Restore(slot, governor, reply) => {
+                        governors.replace(slot, governor);
+                        publish(&governors);
+                        reply.send(()).ok();
                     }
                     AuthorizerRequest::Mirror(slot, mirror) => governors.set_mirror(slot, mirror),
                 }
@@ -179,13 +189,13 @@ impl ConnectAuthorizer {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Activates a version in a slot, or none, and returns the version that was active before. A version
+    /// Activates a version in a slot, or none, and returns the governor that was there before. A version
     /// without a connect hook counts as none.
     pub(super) async fn swap(
         &self,
         slot: SlotId,
         version: Option<CompiledVersion>,
-    ) -> Result<Option<CompiledVersion>, Refusal> {
+    ) -> Result<Option<Box<Governor>>, Refusal> {
         let version = version.filter(|version| version.plugin.info().hooks.connect);
         let requests = match self.requests.get() {
             Some(requests) => requests,
@@ -204,6 +214,14 @@ impl ConnectAuthorizer {
         swapped.map_err(|error| conflict(error.to_string()))
     }
 
+    /// Puts the governor back that [`swap`](Self::swap) has returned.
+    pub(super) async fn restore(&self, slot: SlotId, governor: Option<Box<Governor>>) {
+        let Some(requests) = self.requests.get() else { return };
+        let (reply, restored) = oneshot::channel();
+        requests.send(AuthorizerRequest::Restore(slot, governor, reply)).ok();
+        restored.await.ok();
+    }
+
     pub(super) fn set_mirror(&self, slot: SlotId, mirror: Option<Mirror>) {
         if let Some(requests) = self.requests.get() {
             requests.send(AuthorizerRequest::Mirror(slot, mirror)).ok();
@@ -216,37 +234,37 @@ impl ConnectGovernors {
         &mut self,
         slot: SlotId,
         version: Option<CompiledVersion>,
-    ) -> Result<Option<CompiledVersion>, SwapError> {
-        let Some(version) = version else {
-            return Ok(self.0.remove(&slot).map(|(previous, _)| previous));
+    ) -> Result<Option<Box<Governor>>, SwapError> {
+        let start = |CompiledVersion { plugin, on_failure }: CompiledVersion| {
+            let mut governor = Governor::for_connections(plugin.clone(), on_failure);
+            // Fails if the version does not start.
+            governor.swap(plugin, on_failure).map(|()| Box::new(governor))
         };
-        match self.0.get_mut(&slot) {
-            Some((active, governor)) => {
-                governor.swap(version.plugin.clone(), version.on_failure)?;
-                Ok(Some(std::mem::replace(active, version)))
-            }
-            None => {
-                let governor = Governor::for_connections(version.plugin.clone(), version.on_failure);
-                self.0.insert(slot, (version, governor));
-                Ok(None)
-            }
+        let governor = version.map(start).transpose()?;
+        Ok(self.replace(slot, governor))
+    }
+
+    fn replace(&mut self, slot: SlotId, governor: Option<Box<Governor>>) -> Option<Box<Governor>> {
+        match governor {
+            Some(governor) => self.0.insert(slot, governor),
+            None => self.0.remove(&slot),
         }
     }
 
     fn headers(&self) -> Vec<String> {
-        let names = self.0.values().flat_map(|(version, _)| version.plugin.headers());
+        let names = self.0.values().flat_map(|governor| governor.plugin().headers());
         names.collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
     fn set_mirror(&mut self, slot: SlotId, mirror: Option<Mirror>) {
-        if let Some((_, governor)) = self.0.get_mut(&slot) {
+        if let Some(governor) = self.0.get_mut(&slot) {
             governor.set_mirror(mirror);
         }
     }
 
     fn authorize(&mut self, connect: &ConnectRequest) -> Result<Limits, Refusal> {
         let mut narrowest = Limits::default();
-        for (_, governor) in self.0.values_mut() {
+        for governor in self.0.values_mut() {
             let limits = governor.connect(connect);
             let limits = limits.map_err(|rejection| wire_refusal(PluginFunction::Connect, rejection))?;
             narrowest.rooms = narrower(narrowest.rooms, limits.rooms);

@@ -9,6 +9,7 @@ use super::{
     governed_rooms::GovernedRooms,
     observers::MAX_OBSERVERS,
     router::{ShardId, SlotId},
+    stopping,
 };
 use std::{sync::Arc, time::Duration};
 use switchyard_plugin::{MAX_INSTANCES, Mirror, OnFailure, Plugin};
@@ -132,8 +133,18 @@ impl Hub {
 
     /// Activates a version in a slot, between two messages: for rooms and for connections. Ends mirroring to
     /// a candidate. After an error, the slot's previous version is active. The slot gets as many shards as the
-    /// version's budget allows, at most one for each core.
-    pub(crate) async fn swap(&self, slot: SlotId, version: CompiledVersion) -> Result<(), Refusal> {
+    /// version's budget allows, at most one for each core. Goes on to its end, also if nobody waits for that any more.
+    pub(crate) async fn swap(
+        self: &Arc<Self>,
+        slot: SlotId,
+        version: CompiledVersion,
+    ) -> Result<(), Refusal> {
+        let hub = self.clone();
+        let swapped = tokio::spawn(async move { hub.swap_now(slot, version).await }).await;
+        swapped.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    async fn swap_now(&self, slot: SlotId, version: CompiledVersion) -> Result<(), Refusal> {
         let (rooms, _) = self.router.slot_shards(slot).ok_or_else(removed)?;
         let _swapping = rooms.swapping.lock().await;
         let (_, shards) = self.router.slot_shards(slot).ok_or_else(removed)?;
@@ -162,7 +173,7 @@ impl Hub {
         let previous = self.connect_authorizer.swap(rooms.slot, Some(version.clone())).await?;
         let swapped = self.swap_shards(rooms, shards, version).await;
         if swapped.is_err() {
-            self.connect_authorizer.swap(rooms.slot, previous).await.ok();
+            self.connect_authorizer.restore(rooms.slot, previous).await;
         }
         swapped
     }
