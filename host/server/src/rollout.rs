@@ -9,6 +9,7 @@ mod follow;
 mod governance;
 mod history_clearing;
 mod new_candidates;
+mod peers;
 mod plugin_set;
 mod preview;
 mod probation;
@@ -41,6 +42,7 @@ use arc_swap::ArcSwap;
 use governance::GovernanceState;
 use history_clearing::HistoryClearing;
 use new_candidates::NewCandidates;
+use peers::Peers;
 use serde_json::{Map, Value};
 use shared_state::SharedState;
 use staged_versions::StagedVersions;
@@ -85,6 +87,7 @@ pub(crate) struct Rollout {
     /// Held while plugins of the configuration are added and removed, or their rooms change.
     set_lock: tokio::sync::Mutex<()>,
     governance: GovernanceState,
+    peers: Peers,
     compiler: VersionCompiler,
     shared_state: Arc<SharedState>,
 }
@@ -134,6 +137,7 @@ impl Rollout {
             previews: Arc::new(Semaphore::new(1)),
             set_lock: Default::default(),
             governance: GovernanceState::new(host),
+            peers: Peers::default(),
             compiler,
             shared_state,
         })

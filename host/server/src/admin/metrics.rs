@@ -131,7 +131,7 @@ fn write_states(api: &Api, text: &mut String) -> std::fmt::Result {
     }
     writeln!(
         text,
-        "# HELP switchyard_governance_drift Plugins that this node lacks or that govern other rooms than it has configured."
+        "# HELP switchyard_governance_drift Differences between the plugins of this node and what all nodes agreed on, or those of other nodes."
     )?;
     writeln!(text, "# TYPE switchyard_governance_drift gauge")?;
     writeln!(text, "switchyard_governance_drift {}", api.rollout.governance_drift().len())?;

@@ -232,9 +232,11 @@ async fn follow_versions(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versi
     }
 }
 
-/// Reads from the store which versions are active on all nodes, and reports those of this node, for ever.
+/// Reads from the store which versions are active on all nodes, reports those of this node, and reads what other nodes
+/// report, for ever.
 async fn poll_versions(rollout: Arc<Rollout>, versions: watch::Sender<Option<Arc<StoredPlugins>>>) {
     let (mut known, mut last_report, mut reported_at) = (None::<Revision>, String::new(), Instant::now());
+    let mut peers_read_at = Instant::now();
     loop {
         match rollout.registry().read(known.as_ref()).await {
             Ok(None) => {}
@@ -251,6 +253,9 @@ async fn poll_versions(rollout: Arc<Rollout>, versions: watch::Sender<Option<Arc
             && rollout.registry().report(&report).await.is_ok()
         {
             (last_report, reported_at) = (report, Instant::now());
+        }
+        if peers_read_at.elapsed() > REPORT_INTERVAL && rollout.read_peers().await.is_ok() {
+            peers_read_at = Instant::now();
         }
         tokio::time::sleep(STORE_POLL_INTERVAL).await;
     }

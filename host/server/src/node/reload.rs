@@ -257,6 +257,7 @@ impl Reloader {
 
     fn losses(&self, config: &Config) -> Vec<String> {
         let (before, after) = (ProtectedSettings::of(&self.config), ProtectedSettings::of(config));
+        let before = ProtectedSettings { opens_ungoverned: self.rollout.opens_ungoverned(), ..before };
         before.losses(&after, &self.stored.load(), unix_ms())
     }
 

@@ -68,6 +68,11 @@ impl GovernanceState {
         &self.node
     }
 
+    /// Whether a report is this node's.
+    pub(super) fn is_own(&self, report: &NodeReport) -> bool {
+        report.instance == self.node
+    }
+
     pub(super) fn host(&self) -> &str {
         &self.host
     }

@@ -12,16 +12,18 @@ pub(crate) struct ProtectedSettings<'a> {
     pub configured: ConfiguredKeys,
     pub trust: &'a Trust,
     pub plugins: &'a [PluginConfig],
-    pub ungoverned: Ungoverned,
+    /// Whether rooms without a plugin are open on any node.
+    pub opens_ungoverned: bool,
 }
 
 impl<'a> ProtectedSettings<'a> {
+    /// Those of a node that is alone.
     pub(crate) fn of(config: &'a Config) -> Self {
         Self {
             configured: ConfiguredKeys::of(config),
             trust: &config.signatures,
             plugins: &config.plugins,
-            ungoverned: config.rooms.ungoverned,
+            opens_ungoverned: config.rooms.ungoverned == Ungoverned::Open,
         }
     }
 
@@ -120,7 +122,7 @@ impl<'a> ProtectedSettings<'a> {
     /// The patterns of rooms that would have no plugin any more, if such rooms are open. Whether they are takes
     /// effect only after a restart, so the running configuration decides.
     fn opened_rooms(&self, after: &Self) -> Option<String> {
-        if self.ungoverned == Ungoverned::Closed {
+        if !self.opens_ungoverned {
             return None;
         }
         let governing = || after.plugins.iter().flat_map(|plugin| &plugin.rooms);

@@ -140,7 +140,7 @@ impl Rollout {
         }
     }
 
-    /// How the plugins of this node differ from the record, one sentence each.
+    /// How the plugins of this node differ from the record and from those of other nodes, one sentence each.
     pub(crate) fn governance_drift(&self) -> Vec<String> {
         let record = self.governance.record();
         let differs = |slot: &GovernedSlot| {
@@ -172,7 +172,7 @@ impl Rollout {
             names.iter().filter(|name| !record.slots.iter().any(|slot| slot.name == **name)).map(|name| {
                 format!("plugin '{name}' is not in the record of all nodes yet; its rooms are closed here")
             });
-        record.slots.iter().filter_map(differs).chain(lost).collect()
+        record.slots.iter().filter_map(differs).chain(lost).chain(self.peers.drift()).collect()
     }
 }
 
