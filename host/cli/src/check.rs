@@ -34,6 +34,9 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
              node is asked"
         );
     }
+    if !args.diff && args.admin.json {
+        bail!("--json prints what --diff finds out: add --diff");
+    }
     match args.diff {
         true => diff(&args.admin).await,
         false => check(args),

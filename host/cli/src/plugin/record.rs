@@ -13,7 +13,7 @@ use std::time::Duration;
 
 #[derive(Args)]
 pub(crate) struct RecordArgs {
-    /// The plugin's name in the node's configuration
+    /// The plugin's name
     name: String,
     /// How long to record, such as 5m; at most 1h
     #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = switchyard_process::unit::parse_duration)]

@@ -27,7 +27,7 @@ pub(crate) struct PluginListArgs {
 
 #[derive(Args)]
 pub(crate) struct LoadArgs {
-    /// The plugin's name in the node's configuration
+    /// The plugin's name
     name: String,
     /// The new version: a WebAssembly core module or a component. If FILE.sig exists, it is sent as its
     /// signature
@@ -41,7 +41,7 @@ pub(crate) struct LoadArgs {
 
 #[derive(Args)]
 pub(crate) struct RollbackArgs {
-    /// The plugin's name in the node's configuration
+    /// The plugin's name
     name: String,
     /// Activate the version whose SHA-256 begins with this, instead of the previous one
     #[arg(long, value_name = "SHA256")]
@@ -52,7 +52,7 @@ pub(crate) struct RollbackArgs {
 
 #[derive(Args)]
 pub(crate) struct NameArgs {
-    /// The plugin's name in the node's configuration
+    /// The plugin's name
     name: String,
     #[command(flatten)]
     admin: AdminArgs,

@@ -135,7 +135,7 @@ pub(super) async fn load(
     // The code of an unknown plugin waits for its slot.
     if let Err(unknown) = api.rollout.slot(&name) {
         if api.services.hub.store.remote.is_none() {
-            return Err(not_found(format!("{}; {NO_SHARED_STORE}", unknown.message)).into());
+            return Err(conflict(format!("{}; {NO_SHARED_STORE}", unknown.message)).into());
         }
         let staged = api.rollout.stage(&name, code, signature)?;
         return Ok(json_response(to_json(staged)));
