@@ -17,7 +17,10 @@ use std::{
 };
 use switchyard_plugin::PluginConfig;
 use switchyard_process::{file::UnusableFile, vital::VitalTasks};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
 
 /// Files are read once there were no changes for this long, so that several changes cause one reload.
 const SETTLE_DELAY: Duration = Duration::from_millis(200);
@@ -28,6 +31,8 @@ const MAX_SETTLE_DELAY: Duration = Duration::from_secs(1);
 pub struct ConfigSource {
     file: Option<PathBuf>,
     watchers: Watchers,
+    /// Until when more changes are awaited, if files have changed that were not read since.
+    settles_at: Option<Instant>,
     /// Installed from the start: without a handler, SIGHUP ends the process.
     sighup: Signal,
 }
@@ -67,7 +72,7 @@ impl ConfigSource {
         let sighup = signal(SignalKind::hangup())?;
         let watchers = Watchers::start(vitals)?;
         watchers.configuration.watch_before_reading(file.iter().cloned().collect());
-        Ok(Self { file, watchers, sighup })
+        Ok(Self { file, watchers, settles_at: None, sighup })
     }
 
     /// Reads files on the thread that watches the configuration.
@@ -136,26 +141,52 @@ impl ConfigSource {
     }
 
     /// Returns when the node should read its files again. If the configuration could not be read the last
-    /// time, `retry` must be true; then this also returns after a while.
+    /// time, `retry` must be true; then this also returns after a while. Cancel-safe.
     pub(crate) async fn changed(&mut self, retry: bool) -> ReloadCause {
-        tokio::select! {
-            _ = self.sighup.recv() => return ReloadCause::Sighup,
-            () = self.watchers.changed() => {}
-            () = tokio::time::sleep(THREAD_RETRY_DELAY), if retry => return ReloadCause::Retry,
-        }
-        let deadline = tokio::time::sleep(MAX_SETTLE_DELAY);
-        tokio::pin!(deadline);
-        loop {
+        let settles_at = match self.settles_at {
+            Some(at) => at,
+            None => {
+                tokio::select! {
+                    _ = self.sighup.recv() => return ReloadCause::Sighup,
+                    () = self.watchers.changed() => {}
+                    () = tokio::time::sleep(THREAD_RETRY_DELAY), if retry => return ReloadCause::Retry,
+                }
+                *self.settles_at.insert(Instant::now() + MAX_SETTLE_DELAY)
+            }
+        };
+        let cause = loop {
             tokio::select! {
                 biased;
-                _ = self.sighup.recv() => return ReloadCause::Sighup,
-                () = &mut deadline => return ReloadCause::FileChange,
+                _ = self.sighup.recv() => break ReloadCause::Sighup,
+                () = tokio::time::sleep_until(settles_at) => break ReloadCause::FileChange,
                 more = tokio::time::timeout(SETTLE_DELAY, self.watchers.changed()) => {
                     if more.is_err() {
-                        return ReloadCause::FileChange;
+                        break ReloadCause::FileChange;
                     }
                 }
             }
-        }
+        };
+        self.settles_at = None;
+        cause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: a node whose reload was previewed just after its configuration had changed never read the change.
+    #[tokio::test]
+    async fn a_change_is_reported_although_something_else_happens_before_it_has_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("switchyard.toml");
+        std::fs::write(&file, "").unwrap();
+        let mut source = ConfigSource::open(Some(file.clone()), &VitalTasks::default()).unwrap();
+        // Served after the file is watched.
+        source.reader().run(|| ()).await.unwrap();
+        std::fs::write(&file, "[server]").unwrap();
+        let is_reported =
+            async { while tokio::time::timeout(SETTLE_DELAY / 4, source.changed(false)).await.is_err() {} };
+        tokio::time::timeout(Duration::from_secs(30), is_reported).await.expect("the change is reported");
     }
 }
