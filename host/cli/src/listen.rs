@@ -14,7 +14,7 @@ use anyhow::bail;
 use printer::MessagePrinter;
 use received::ReceivedOffsets;
 use serde_json::value::RawValue;
-use std::{convert::Infallible, time::Duration};
+use std::{collections::HashSet, convert::Infallible, time::Duration};
 use switchyard_protocol::{
     Position,
     client::{ClientRequest, ServerError, ServerFrame, SubscribeEntry, parse},
@@ -74,8 +74,12 @@ pub(crate) async fn run(args: ListenArgs) -> anyhow::Result<()> {
         opened = WireClient::open(&args.connect, None) => opened?,
         () = signals.received() => return Ok(()),
     };
-    let mut listener =
-        RoomListener { received: ReceivedOffsets::default(), printer: MessagePrinter::new(args.json), args };
+    let mut listener = RoomListener {
+        received: ReceivedOffsets::default(),
+        removed: HashSet::new(),
+        printer: MessagePrinter::new(args.json),
+        args,
+    };
     let result = tokio::select! {
         result = listener.listen(&mut client, connected) => result,
         () = signals.received() => Ok(()),
@@ -88,6 +92,8 @@ pub(crate) async fn run(args: ListenArgs) -> anyhow::Result<()> {
 
 struct RoomListener {
     args: ListenArgs,
+    /// The canonical names of the rooms that were refused, or that the server has removed the client from.
+    removed: HashSet<String>,
     received: ReceivedOffsets,
     printer: MessagePrinter,
 }
@@ -205,6 +211,7 @@ impl RoomListener {
                 ));
             }
             ServerFrame::Subscribed(RoomResults { results }) => self.handle_subscribed(&results)?,
+            ServerFrame::Unsubscribed(RoomResults { results }) => self.handle_removed(&results)?,
             ServerFrame::Error(error) => {
                 if id == Some(SUBSCRIBE_ID.into()) {
                     return Err(anyhow::Error::new(error).into());
@@ -225,13 +232,31 @@ impl RoomListener {
             let all: Vec<_> = refused.iter().map(|(room, refusal)| format!("{room}: {refusal}")).collect();
             bail!("{}", all.join("; "));
         }
-        refused.iter().for_each(|(room, refusal)| note(format_args!("{room}: {refusal}")));
+        for (room, refusal) in refused {
+            note(format_args!("{room}: {refusal}"));
+            self.removed.insert(room.to_string());
+        }
+        Ok(())
+    }
+
+    /// Handles rooms that the server has removed the client from.
+    fn handle_removed(&mut self, results: &[RoomResult<ServerError>]) -> anyhow::Result<()> {
+        for RoomResult { room, error, .. } in results {
+            let reason = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            note(format_args!("{room}: the server has ended the subscription{reason}"));
+            self.removed.insert(room.to_string());
+        }
+        let is_left = |room: &String| !self.removed.contains(self.received.canonical_name(room));
+        if !self.args.rooms.iter().any(is_left) {
+            bail!("no room is left");
+        }
         Ok(())
     }
 
     /// Handles a room that was subscribed to, or that a resumed session holds.
     fn handle_joined(&mut self, result: &RoomResult<ServerError>) {
         let RoomResult { room, requested, epoch, offset, recovered, .. } = result;
+        self.removed.remove(&**room);
         let (Some(epoch), Some(offset)) = (epoch, offset) else {
             // The resumed session can no longer be in this room.
             if let (Some(refusal), Some(_)) = (&result.error, recovered) {
