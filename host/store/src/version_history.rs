@@ -23,6 +23,9 @@ pub struct VersionHistory {
     pub versions: Vec<Release>,
     /// SHA-256 of versions that were loaded before those, from the newest to the oldest.
     pub earlier: Vec<String>,
+    /// Whether the active version became active by a rollback.
+    #[serde(default)]
+    pub is_rollback: bool,
 }
 
 /// One version of a plugin, as it was loaded.
@@ -95,6 +98,7 @@ impl VersionHistory {
     pub fn activate(&self, release: Release) -> (Self, Vec<String>) {
         let mut next = self.clone();
         next.generation += 1;
+        next.is_rollback = false;
         next.current = release.sha256.clone();
         next.versions.retain(|other| other.sha256 != release.sha256);
         next.earlier.retain(|other| *other != release.sha256);
@@ -125,6 +129,7 @@ impl VersionHistory {
             (release.withdrawn, release.rolled_back_by) = (None, None);
         }
         next.current = sha256.to_owned();
+        next.is_rollback = true;
         next
     }
 

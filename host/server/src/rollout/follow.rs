@@ -76,7 +76,9 @@ impl Rollout {
         }
         let _loading = slot.begin_loading(&sha256);
         // A version to which others rolled back has proved itself; a new one is put on probation.
-        let is_new = history.versions.first().is_some_and(|newest| newest.sha256 == sha256);
+        let is_new =
+            !history.is_rollback && history.versions.first().is_some_and(|newest| newest.sha256 == sha256);
+        let by = history.active().filter(|_| !history.is_rollback).and_then(|release| release.by.clone());
         let followed = async {
             let plugin = self.load_stored(slot, &config, &sha256).await?;
             let _activating = slot.rollout_lock.lock().await;
@@ -97,7 +99,7 @@ impl Rollout {
         }
         match followed {
             Ok(Some(plugin)) => {
-                audit::log_activation(&plugin, LoadSource::Store, None);
+                audit::log_activation(&plugin, LoadSource::Store, by.as_deref());
             }
             Ok(None) => return Ok(()),
             // Both may be temporary.

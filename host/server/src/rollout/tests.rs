@@ -261,7 +261,11 @@ async fn a_rollback_activates_the_version_before_on_all_nodes() {
     let unknown = one.rollout.rollback(NAME, Some("f00d".to_owned()), None).await.err().unwrap();
     assert_eq!(unknown.code, ErrorCode::Conflict);
     one.rollout.rollback(NAME, Some(digest(&version(3))), None).await.unwrap();
-    assert_eq!(one.limit().await, Some(3));
+    two.follow().await.unwrap();
+    assert_eq!((one.limit().await, two.limit().await), (Some(3), Some(3)));
+    // Regression: nodes that followed put the version on probation, because it is the newest that was loaded.
+    let states = [&one, &two].map(|node| node.slot().plugin_state());
+    assert_eq!(states, [PluginState::Active, PluginState::Active]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
