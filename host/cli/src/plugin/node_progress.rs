@@ -27,8 +27,9 @@ pub(super) async fn wait_for_nodes(
 ) -> anyhow::Result<Value> {
     let (generation, began) = (plugin["generation"].as_u64(), Instant::now());
     let (mut shown, is_terminal) = (None, stderr().is_terminal());
-    while array(&plugin["nodes"]).any(|node| is_behind(node, generation)) && began.elapsed() < ROLLOUT_TIMEOUT
-    {
+    let is_awaited =
+        |node: &Value, plugin: &Value| is_behind(node, generation) || has_other_settings(node, plugin);
+    while array(&plugin["nodes"]).any(|node| is_awaited(node, &plugin)) && began.elapsed() < ROLLOUT_TIMEOUT {
         let progress = format_progress(&plugin, generation);
         if began.elapsed() >= MIN_DELAY && shown.as_ref() != Some(&progress) {
             match is_terminal {
@@ -51,11 +52,18 @@ pub(super) fn is_behind(node: &Value, generation: Option<u64>) -> bool {
     node["generation"].as_u64() < generation
 }
 
+/// Whether a node runs a plugin of the store with older settings.
+fn has_other_settings(node: &Value, plugin: &Value) -> bool {
+    plugin["origin"] == "store"
+        && !node["config_digest"].is_null()
+        && node["config_digest"] != plugin["config_digest"]
+}
+
 fn format_progress(plugin: &Value, generation: Option<u64>) -> String {
     let (mut awaited, mut all) = (vec![], 0);
     for node in array(&plugin["nodes"]) {
         all += 1;
-        if is_behind(node, generation) {
+        if is_behind(node, generation) || has_other_settings(node, plugin) {
             awaited.push(format!("{} ({})", text_of(&node["host"]), text_of(&node["state"])));
         }
     }

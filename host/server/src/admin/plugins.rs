@@ -249,7 +249,12 @@ fn details(api: &Api, slot: &PluginSlot, reports: &[(Arc<str>, NodeReport)]) -> 
     };
     let on_node = |(node, report): &(Arc<str>, NodeReport)| {
         let (node, host) = (node.clone(), report.host.clone());
-        Some(PluginOnNode { node, host, report: report.plugins.get(&view.name)?.clone() })
+        // The last report of this node may be older than what it shows.
+        let plugin = match api.rollout.is_own_report(report) {
+            true => slot.report(),
+            false => report.plugins.get(&view.name)?.clone(),
+        };
+        Some(PluginOnNode { node, host, report: plugin })
     };
     let nodes = reports.iter().filter_map(on_node).collect();
     let (origin, slot) = match slot.config().file {

@@ -93,6 +93,11 @@ impl Rollout {
         Ok(())
     }
 
+    /// Whether this node has made a report.
+    pub(crate) fn is_own_report(&self, report: &NodeReport) -> bool {
+        self.governance.is_own(report)
+    }
+
     /// Whether rooms without a plugin are open on this node, or were on another one when its report was last read.
     pub(crate) fn opens_ungoverned(&self) -> bool {
         self.ungoverned == Ungoverned::Open || self.peers.last.locked().opens_ungoverned

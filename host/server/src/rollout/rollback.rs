@@ -41,7 +41,7 @@ impl Rollout {
             None => history.previous().ok_or_else(|| {
                 format!(
                     "plugin '{name}' has no earlier version to roll back to, except versions that were rolled back; \
-                     name one with `to` to activate it nevertheless"
+                     name one, with `--to SHA256` or `?to=`, to activate it nevertheless"
                 )
             }),
             Some(prefix) => match history.find_by_prefix(prefix)[..] {

@@ -184,7 +184,7 @@ impl PluginSlot {
         }
     }
 
-    pub(super) fn report(&self) -> PluginReport {
+    pub(crate) fn report(&self) -> PluginReport {
         let state = self.state();
         let info = state.active.as_ref().map(|active| active.plugin.info());
         let sha256 = info.map(|info| info.sha256.clone());
