@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use switchyard_plugin::{Rejection, Verdict};
+use switchyard_protocol::unix_ms;
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
@@ -80,6 +81,7 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
     trial.times.clear();
     let end = Instant::now() + args.time;
     'measuring: loop {
+        begin_next_round(&mut messages);
         for message in &messages {
             trial.process(message);
             if Instant::now() >= end {
@@ -92,6 +94,18 @@ pub(super) async fn bench(args: BenchArgs) -> anyhow::Result<()> {
         false => table(&trial.times, &all).iter().try_for_each(|line| print_line!("{line}"))?,
     }
     Ok(())
+}
+
+/// Moves the messages to a time at which the limits of a plugin that counts them have recovered. Otherwise most of the
+/// calls that are measured would be rejections.
+fn begin_next_round(messages: &mut [FeedMessage]) {
+    const PAUSE_MS: u64 = 24 * 3600 * 1000;
+    let times = || messages.iter().filter_map(|message| message.time);
+    let begin = times().min().unwrap_or_else(unix_ms);
+    let next = times().max().unwrap_or(begin) + PAUSE_MS;
+    for message in messages {
+        message.time = Some(next + message.time.map_or(0, |time| time - begin));
+    }
 }
 
 fn fail_if_a_subscription_is_rejected(trial: &Trial) -> anyhow::Result<()> {
@@ -127,7 +141,9 @@ fn print_outcome(requested_room: &str, outcome: &TrialOutcome) -> Result<(), Out
         match passes {
             Ok(true) => filters.push((n + 1).to_string()),
             Ok(false) => {}
-            Err(refusal) => filters.push(format!("{} {}", n + 1, rejection_text(refusal))),
+            Err(refusal) => {
+                filters.push(format!("(filter {} is rejected: {})", n + 1, rejection_text(refusal)))
+            }
         }
     }
     let line = [room, verdict, &reason, &filters.join(", ")];

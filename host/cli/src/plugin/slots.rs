@@ -5,7 +5,7 @@ use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
     count::counted,
     json_argument::parse_config,
-    output::{OutputError, note, print_line},
+    output::{InvalidArguments, OutputError, note, print_line},
 };
 use anyhow::{Context, bail};
 use clap::Args;
@@ -143,9 +143,10 @@ impl SlotArgs {
 pub(super) async fn add(args: AddArgs) -> anyhow::Result<()> {
     let AddArgs { name, file, slot, shadow, change } = args;
     if slot.rooms.is_none() {
-        bail!(
+        let message = format!(
             "--rooms is missing: which rooms will plugin '{name}' govern? For example --rooms 'dydx:*,trades'"
         );
+        return Err(InvalidArguments(message).into());
     }
     let admin = AdminClient::new(&change.admin)?;
     let body = read_plugin(&file)?;
@@ -256,7 +257,8 @@ fn print_preview_text(preview: &Value) -> Result<(), OutputError> {
         let members = counted(room["members"].as_u64().unwrap_or_default(), "member");
         let (name, from, to, removed) =
             (text_of(&room["room"]), plugin("from"), plugin("to"), &room["removed"]);
-        print_line!("{name}  {from} -> {to}  {members}, {removed} removed")?;
+        let change = if from == to { format!("stays with {to}") } else { format!("{from} -> {to}") };
+        print_line!("{name}  {change}  {members}, {removed} removed")?;
     }
     let listed = list("rooms").len() as u64;
     if count("room_count") > listed {
