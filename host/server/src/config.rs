@@ -241,6 +241,20 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_that_governs_no_rooms_is_a_warning() {
+        let plugin = |name: &str, rooms: &str| {
+            format!("[[plugin]]\nname = \"{name}\"\nfile = \"{name}\"\nrooms = [{rooms}]\n")
+        };
+        let text = plugin("a", r#""dydx:**""#) + &plugin("b", r#""dydx:*", "trades""#) + &plugin("c", "");
+        let warned = |text: &str| parse(text, &[]).unwrap().warnings(None);
+        assert_eq!(warned(&text), ["plugin.rooms of plugin 'c' is empty, so it governs no rooms"]);
+        let hidden = text + &plugin("d", r#""dydx:eth", "trades""#);
+        let expected = "plugin 'd' governs no rooms: plugins before it govern all that match its patterns; move it before \
+                        them";
+        assert_eq!(warned(&hidden)[1], expected);
+    }
+
+    #[test]
     fn an_error_names_the_line_the_key_and_what_is_expected() {
         let digest = "0".repeat(64);
         for (text, expected) in [

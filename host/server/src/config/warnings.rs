@@ -3,7 +3,7 @@
 use super::{Config, StoreUrl};
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path};
 use switchyard_plugin::StateScope;
-use switchyard_protocol::unix_ms;
+use switchyard_protocol::{room::RoomPattern, unix_ms};
 
 /// The mode bit that lets everybody read a file.
 const READABLE_BY_OTHERS: u32 = 0o004;
@@ -40,6 +40,19 @@ impl Config {
                 warnings.push(format!(
                     "key.expires: a key of principal '{}' expired at {at}: remove its [[key]] section, or set a later time",
                     key.principal.0
+                ));
+            }
+        }
+        for (n, plugin) in self.plugins.iter().enumerate() {
+            let name = plugin.name();
+            let before: Vec<_> = self.plugins[..n].iter().flat_map(|plugin| &plugin.rooms).collect();
+            let is_covered = |pattern: &RoomPattern| before.iter().any(|wide| wide.covers(pattern));
+            if plugin.rooms.is_empty() {
+                warnings.push(format!("plugin.rooms of plugin '{name}' is empty, so it governs no rooms"));
+            } else if plugin.rooms.iter().all(is_covered) {
+                warnings.push(format!(
+                    "plugin '{name}' governs no rooms: plugins before it govern all that match its patterns; move it \
+                     before them"
                 ));
             }
         }
