@@ -260,6 +260,12 @@ impl Governor {
             .collect();
         let publisher = match audience {
             Audience::Members(publisher) if owners.len() > 1 && !any_answered => publisher,
+            // Both the message and the filters are its own.
+            Audience::Members(Some(publisher))
+                if owners.len() == 1 && owners[0].0.as_deref() == Some(publisher) =>
+            {
+                Some(publisher)
+            }
             _ => None,
         };
         let mut rejection = None;
@@ -295,7 +301,7 @@ impl<'a> Audience<'a> {
     /// Whom to blame for a failure as long as nothing more is known.
     fn blame(self, room: &'a str) -> Blame<'a> {
         match self {
-            Audience::Members(_) => Blame::Room(room),
+            Audience::Members(publisher) => Blame::Messages { room, publisher },
             Audience::HistoryReader(id) => Blame::HistoryReader(id),
         }
     }

@@ -353,7 +353,7 @@ impl Governor {
         let now = Instant::now();
         let consequences = self.group.record_failure(blame, now, self.stats());
         let (plugin, subject) = (&*self.plugin, self.group.subject());
-        if let Some(pause) = consequences.caller_pause {
+        if let Some((blame, pause)) = consequences.quarantined {
             tracing::error!(
                 plugin = plugin.info().name,
                 version = plugin.info().version,

@@ -55,9 +55,9 @@ pub(super) enum Quarantined {
 
 /// What follows from a failure.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct FailureConsequences {
-    /// The caller is quarantined for this long.
-    pub caller_pause: Option<Duration>,
+pub(super) struct FailureConsequences<'a> {
+    /// Who is quarantined besides the plugin, and for how long.
+    pub quarantined: Option<(Blame<'a>, Duration)>,
     /// The plugin is quarantined for this long.
     pub plugin_pause: Option<Duration>,
 }
@@ -165,16 +165,16 @@ impl GovernorGroup {
 
     /// Records a failure in the breakers of whoever is to blame and of the plugin. If that quarantines the plugin,
     /// `stats` show it.
-    pub(super) fn record_failure(
+    pub(super) fn record_failure<'a>(
         &self,
-        blame: Blame<'_>,
+        blame: Blame<'a>,
         now: Instant,
         stats: &Stats,
-    ) -> FailureConsequences {
+    ) -> FailureConsequences<'a> {
         let mut health = self.health.locked();
         self.is_calm.store(false, Ordering::Release);
-        let caller_pause = health.blame_breakers.record_failure(blame, now);
-        if let (Some(pause), Blame::Principal(principal_id)) = (caller_pause, blame) {
+        let quarantined = health.blame_breakers.record_failure(blame, now);
+        if let Some((Blame::Principal(principal_id), pause)) = quarantined {
             health.suspend(principal_id, now, now + pause);
             self.suspensions.fetch_add(1, Ordering::AcqRel);
         }
@@ -184,7 +184,7 @@ impl GovernorGroup {
             stats.set_quarantine(self.role, Some(now + pause));
         }
         self.update_closed(&health);
-        FailureConsequences { caller_pause, plugin_pause }
+        FailureConsequences { quarantined, plugin_pause }
     }
 
     /// The principals whose filters are suspended, unless they are known: `seen` is the number of suspensions
@@ -232,7 +232,7 @@ mod tests {
         let fail = || group.record_failure(Blame::Host, now, &stats).plugin_pause;
         assert!((0..4).all(|_| fail().is_none()) && fail().is_some());
         assert!(matches!(stats.status().state, State::Quarantined { .. }));
-        assert!(matches!(group.admit(Blame::Room("r"), now), Err(Quarantined::Plugin(_))));
+        assert!(matches!(group.admit(Blame::HistoryReader("r"), now), Err(Quarantined::Plugin(_))));
         assert!(group.wants_publishes());
     }
 

@@ -141,6 +141,44 @@ fn a_message_that_fails_every_filter_counts_against_its_publisher_or_room() {
     }
 }
 
+/// Regression: if all filters in a room belonged to one principal, or several had the same one, it was not known whether
+/// the filter or the message was the cause. So the room was quarantined, and one publisher could keep the messages of
+/// all others from its members.
+#[test]
+fn failing_messages_of_one_publisher_keep_those_of_others_from_nobody() {
+    let poison = br#"{"do": "panic", "in": "matches"}"#;
+    for owners in [&["alice"][..], &["alice", "bob"]] {
+        let mut governor = hostile(Value::Null);
+        let ids: Vec<_> =
+            owners.iter().map(|who| subscribe_as(&mut governor, who, r#"{"same":1}"#).unwrap()).collect();
+        let ids = &ids[..1];
+        let mut bits = FilterResults::default();
+        let [mallory, carol] = ["mallory", "carol"].map(|who| Audience::Members(Some(who)));
+        for _ in 0..8 {
+            governor.filter("bad:a", "", poison, ids, mallory, &mut bits).unwrap_err();
+            governor.filter("bad:a", "", b"{}", ids, carol, &mut bits).unwrap();
+            assert!(bits.passes(0));
+        }
+        governor.filter("bad:a", "", b"{}", ids, mallory, &mut bits).unwrap_err();
+        assert_eq!(governor.stats().status().state, State::Active);
+        governor.filter("bad:b", "", b"{}", ids, mallory, &mut bits).unwrap();
+        assert_eq!(check(&mut governor, "mallory", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+        for who in owners {
+            assert_eq!(check(&mut governor, who, "bad:a", "", b"{}"), Ok(Verdict::Pass));
+        }
+    }
+    // Its own filter and its own messages.
+    let mut governor = hostile(Value::Null);
+    let ids = [subscribe_as(&mut governor, "mallory", "{}").unwrap()];
+    for _ in 0..5 {
+        let mut bits = FilterResults::default();
+        let mallory = Audience::Members(Some("mallory"));
+        governor.filter("bad:a", "", poison, &ids, mallory, &mut bits).unwrap_err();
+    }
+    check(&mut governor, "mallory", "bad:a", "", b"{}").unwrap_err();
+    assert_eq!(check(&mut governor, "carol", "bad:a", "", b"{}"), Ok(Verdict::Pass));
+}
+
 /// Regression: after its quarantine, a room stayed on trial however many messages were delivered, so that a single
 /// failure quarantined it again, for longer.
 #[test]

@@ -32,11 +32,16 @@ impl Governor {
 
     pub(super) fn quarantined(&self, blame: Blame<'_>, remaining: Duration) -> Rejection {
         let (seconds, plugin) = (remaining.as_secs() + 1, self.name());
+        if let Blame::Messages { room, .. } = blame {
+            return Rejection::failed(format!(
+                "messages in room '{room}' are quarantined for plugin '{plugin}', because they repeatedly made the plugin \
+                 fail; try again in {seconds} s"
+            ));
+        }
         let what = match blame {
-            Blame::Host => "calls",
+            Blame::Host | Blame::Messages { .. } => "calls",
             Blame::Principal(_) => "requests",
             Blame::HistoryReader(_) => "filters",
-            Blame::Room(_) => "messages",
         };
         Rejection::failed(format!(
             "{blame} is quarantined for plugin '{plugin}', because its {what} repeatedly made the plugin fail; try again \
