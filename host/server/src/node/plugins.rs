@@ -30,7 +30,14 @@ const CHANGE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Receives the versions that are active on all nodes, as they were last read from the store.
-type StoredVersions = watch::Receiver<Option<Arc<StoredPlugins>>>;
+type StoredVersions = watch::Receiver<Option<ReadVersions>>;
+
+/// What was read from the store, and when reading began.
+#[derive(Clone)]
+struct ReadVersions {
+    stored: Arc<StoredPlugins>,
+    began: Instant,
+}
 
 /// The tasks of all plugins. They end when this is dropped.
 pub(super) struct PluginTasks {
@@ -221,9 +228,9 @@ async fn follow_versions(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versi
             () = tokio::time::sleep(THREAD_RETRY_DELAY), if must_retry => {}
         }
         let stored = versions.borrow_and_update().clone();
-        let Some(stored) = stored else { continue };
+        let Some(ReadVersions { stored, began }) = stored else { continue };
         let is_anew = followed.as_ref().is_some_and(|known| known.epoch() != stored.revision.epoch());
-        let outcome = rollout.follow(&slot, &stored, is_anew).await;
+        let outcome = rollout.follow(&slot, &stored, began, is_anew).await;
         must_retry = outcome.is_err();
         match outcome {
             Ok(()) => followed = Some(stored.revision.clone()),
@@ -234,15 +241,16 @@ async fn follow_versions(rollout: Arc<Rollout>, slot: Arc<PluginSlot>, mut versi
 
 /// Reads from the store which versions are active on all nodes, reports those of this node, and reads what other nodes
 /// report, for ever.
-async fn poll_versions(rollout: Arc<Rollout>, versions: watch::Sender<Option<Arc<StoredPlugins>>>) {
+async fn poll_versions(rollout: Arc<Rollout>, versions: watch::Sender<Option<ReadVersions>>) {
     let (mut known, mut last_report, mut reported_at) = (None::<Revision>, String::new(), Instant::now());
     let mut peers_read_at = Instant::now();
     loop {
+        let began = Instant::now();
         match rollout.registry().read(known.as_ref()).await {
             Ok(None) => {}
             Ok(Some(stored)) => {
                 known = Some(stored.revision.clone());
-                versions.send_replace(Some(Arc::new(stored)));
+                versions.send_replace(Some(ReadVersions { stored: Arc::new(stored), began }));
             }
             Err(error) => {
                 tracing::debug!(%error, "plugin versions cannot be read from the store; the active ones stay")

@@ -8,18 +8,19 @@ use super::{
     slot::{ActiveVersion, PluginSlot},
 };
 use crate::hub::unavailable;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use switchyard_protocol::Refusal;
 use switchyard_store::{StoredPlugins, Unavailable, VersionHistory};
 
 impl Rollout {
-    /// Activates the version that is active on other nodes. If the store knows less than this node, it has
-    /// lost versions and possibly their code; the same holds if its registry `is_anew`. They are written
-    /// again. After an error, call this again.
+    /// Activates the version that is active on other nodes. `read_at` is when reading `stored` began. If the store knows
+    /// less than this node, it has lost versions and possibly their code; the same holds if its registry `is_anew`.
+    /// They are written again. After an error, call this again.
     pub(crate) async fn follow(
         self: &Arc<Self>,
         slot: &Arc<PluginSlot>,
         stored: &StoredPlugins,
+        read_at: Instant,
         is_anew: bool,
     ) -> Result<(), Refusal> {
         // The versions are those of another plugin.
@@ -30,8 +31,9 @@ impl Rollout {
         let mut history = stored.histories.get(&name).cloned().unwrap_or_default();
         let activating = slot.rollout_lock.lock().await;
         let known = slot.state().history.clone();
-        if history.generation < known.generation {
-            // `stored` may have been read before this node's own last change.
+        // `stored` may have been read before this node's own last change, and it may be about a plugin that had this name
+        // before and was removed.
+        if read_at < slot.created || history.generation < known.generation {
             history = self.registry().history(&name).await.map_err(unavailable)?;
         }
         let is_other = history.generation == known.generation && history.current != known.current;

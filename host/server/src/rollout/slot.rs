@@ -28,6 +28,7 @@ const MAX_EARLIER_VERSIONS: usize = 2;
 pub(crate) struct PluginSlot {
     /// Its slot in the hub.
     pub(super) id: SlotId,
+    pub(super) created: Instant,
     pub(super) config: ArcSwap<PluginConfig>,
     /// Never held across an await.
     state: Mutex<SlotState>,
@@ -107,6 +108,7 @@ impl PluginSlot {
     pub(super) fn new(id: SlotId, config: PluginConfig) -> Self {
         Self {
             id,
+            created: Instant::now(),
             config: ArcSwap::from_pointee(config),
             state: Mutex::default(),
             series: PluginSeries::default(),

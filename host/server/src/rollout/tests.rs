@@ -268,6 +268,24 @@ async fn a_rollback_activates_the_version_before_on_all_nodes() {
     assert_eq!(states, [PluginState::Active, PluginState::Active]);
 }
 
+/// Regression: a plugin that was removed and added again at once followed what had been read of the removed one, and wrote
+/// that to the store, without its code. After a restart, nothing was active.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_follows_nothing_that_was_read_before_it_was_there() {
+    let registry = TestRegistry::new();
+    let removed = TestNode::started(&registry, Some(version(1))).await;
+    removed.load(version(2)).await.unwrap();
+    let read_at = Instant::now();
+    let stale = registry.read(None).await.unwrap().expect("unknown so far");
+    registry.forget(NAME).await.unwrap();
+    let added = TestNode::started(&registry, Some(version(3))).await;
+    added.follow_read(&stale, read_at).await.unwrap();
+    added.follow().await.unwrap();
+    assert_eq!(added.limit().await, Some(3));
+    let stored = history(&registry).await;
+    assert_eq!((stored.generation, stored.current), (1, digest(&version(3))));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_cannot_be_recorded_is_reverted() {
     let registry = TestRegistry::new();

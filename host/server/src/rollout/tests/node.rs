@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use std::{convert::Infallible, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Instant};
 use switchyard_plugin::{Compiler, ConnectRequest, PluginConfig, Principal, Via};
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::{
@@ -19,7 +19,7 @@ use switchyard_protocol::{
     request::Publish,
     room::{RoomName, RoomPattern},
 };
-use switchyard_store::{ActivationSource, PluginRegistry, Store};
+use switchyard_store::{ActivationSource, PluginRegistry, Store, StoredPlugins};
 
 /// The plugin's name in the configuration.
 pub(super) const NAME: &str = "p";
@@ -85,8 +85,14 @@ impl TestNode {
 
     /// Follows what the registry says now.
     pub(super) async fn follow(&self) -> Result<(), Refusal> {
+        let read_at = Instant::now();
         let stored = self.registry.read(None).await.unwrap().expect("unknown so far");
-        self.rollout.follow(&self.slot(), &stored, false).await
+        self.follow_read(&stored, read_at).await
+    }
+
+    /// Follows what the registry has said.
+    pub(super) async fn follow_read(&self, stored: &StoredPlugins, read_at: Instant) -> Result<(), Refusal> {
+        self.rollout.follow(&self.slot(), stored, read_at, false).await
     }
 
     pub(super) async fn connect(&self, who: &str) -> Result<Option<u32>, Refusal> {
