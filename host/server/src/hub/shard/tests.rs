@@ -132,7 +132,7 @@ async fn a_closed_shard_refuses_messages_whose_canonical_room_is_known() {
     shard.handle_in_order(ShardCommand::Request(PolicyRequest::Check { message, canonical, reply }));
     let refusal = answer.await.unwrap().err().expect("it is refused");
     assert_eq!(refusal.code, ErrorCode::PluginFailed);
-    assert_eq!(refusal.message, "room 'g:r' is closed: no thread can be started for its plugin 'g'");
+    assert_eq!(refusal.message, "room 'g:alias' is closed: no thread can be started for its plugin 'g'");
 }
 
 /// Regression: a principal whose calls were slow was told that the node was stopping, when its rooms had got another

@@ -80,15 +80,8 @@ impl ClientSession {
             yield_between_slices(n).await;
             let state = match join.state {
                 JoinState::Requested(options) => {
-                    let answer = self.services.hub.join(JoinRequest {
-                        room: options.room.clone(),
-                        connection: self.connection.clone(),
-                        principal: Policy::principal(&self.key),
-                        filter: options.filter.clone(),
-                        since: options.since.clone(),
-                        buffer: is_provisional,
-                        offer: is_provisional,
-                    });
+                    let request = self.join_request(&options, is_provisional, is_provisional);
+                    let answer = self.services.hub.join(request);
                     JoinState::Asked(options, answer)
                 }
                 state => state,
@@ -147,7 +140,11 @@ impl ClientSession {
             JoinState::Granted(granted) => *granted,
             JoinState::Offered(options, offer) => {
                 self.stop_replay(&offer.room).await;
-                let joined = offer.accept(self.connection.clone(), options.since.clone()).await?;
+                let joined = match offer.accept(self.connection.clone(), options.since.clone()).await {
+                    Some(joined) => joined,
+                    // The room was handed over to another shard in the meantime.
+                    None => self.join_again(&options).await?,
+                };
                 self.prepare_recovery(options, joined).await.ok()?
             }
             JoinState::Refused(refusal, _) => return Some(CompletedJoin::refused(&join.name, refusal, kind)),
@@ -172,6 +169,27 @@ impl ClientSession {
             ..reply::RoomResult::new(room.shared())
         };
         Some(CompletedJoin { result, gap, replay })
+    }
+
+    /// Joins a room of which the connection is a member, without an offer. `None` if the room is refused.
+    async fn join_again(&self, options: &JoinOptions) -> Option<Joined> {
+        let answer = self.services.hub.join(self.join_request(options, true, false));
+        match answer.receive(Some(Instant::now() + GRANT_TIMEOUT)).await {
+            Ok(JoinAnswer::Joined(joined)) => Some(joined),
+            Ok(JoinAnswer::Offered(_)) | Err(_) => None,
+        }
+    }
+
+    fn join_request(&self, options: &JoinOptions, buffer: bool, offer: bool) -> JoinRequest {
+        JoinRequest {
+            room: options.room.clone(),
+            connection: self.connection.clone(),
+            principal: Policy::principal(&self.key),
+            filter: options.filter.clone(),
+            since: options.since.clone(),
+            buffer,
+            offer,
+        }
     }
 
     /// Starts the replays. They run in tasks of their own and end with the outbox.
