@@ -241,7 +241,7 @@ async fn a_plugin_file_is_not_read_while_it_is_being_written() {
 async fn an_unknown_plugin_cannot_be_loaded_or_rolled_back() {
     let server = Server::start(&configuration(guest("threshold_filter"))).await;
     let unknown = server.refused("PUT", "/v1/plugins/unknown", Some(KEY), other()).await;
-    assert_eq!(unknown, (404, "not_found".into()));
+    assert_eq!(unknown, (409, "conflict".into()), "the memory store would forget it");
     let unknown = server.refused("POST", "/v1/plugins/unknown/rollback", Some(KEY), "").await;
     assert_eq!(unknown, (404, "not_found".into()));
     let first = server.refused("POST", &format!("{PATH}/rollback"), Some(KEY), "").await;

@@ -311,7 +311,7 @@ async fn the_command_line_adds_configures_and_removes_plugins() {
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
     let (code, _, error) = run("plugin add t t.wasm").await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2), "the command line is invalid");
     assert!(error.contains("--rooms is missing"), "{error}");
     let (code, shown, error) = run("plugin add t t.wasm --rooms tvl,prices --dry-run").await;
     assert_eq!(code, Some(0), "{error}");
