@@ -5,18 +5,18 @@
 pub struct Principal {
     /// The id, which all keys of the principal share.
     pub id: String,
-    /// Identifies the key: the first 16 hexadecimal digits of its digest in the node's configuration.
+    /// The id of the key in the node's configuration.
     pub key_id: String,
     /// The tier of the key; `default` if the key has none.
     pub tier: String,
-    /// The names and values that the operator attached to the key, in the order of the configuration.
+    /// The names and values of the tags that the operator gave the key, in the order of the names.
     pub tags: Vec<(String, String)>,
 }
 
 impl Principal {
     /// A principal with this id, a key of the tier `default` and no tags, for tests.
     pub fn new(id: impl Into<String>) -> Self {
-        let (key_id, tier) = ("0123456789abcdef".to_owned(), "default".to_owned());
+        let (key_id, tier) = ("key-1".to_owned(), "default".to_owned());
         Self { id: id.into(), key_id, tier, tags: vec![] }
     }
 

@@ -31,7 +31,7 @@ pub use process::{Process, Starting, command, next_line, run, signal};
 pub use proxy::{Pattern, Proxy, Rule};
 pub use raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Raw, TEXT, framed};
 pub use redis::{Cluster, Redis, Sentinel};
-pub use server::{Answer, MORE_KEYS, Server};
+pub use server::{Answer, EVERY_ROOM, MORE_KEYS, Server};
 pub use stall::{OWN_MOUNTS, Stall};
 
 use std::{

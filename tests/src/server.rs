@@ -16,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 /// The principals, and keys, of [`Server::more_keys`].
 pub const MORE_KEYS: [&str; 3] = ["ann", "bob", "cyd"];
 
+/// The rooms of a key that may also publish to the inboxes of others.
+pub const EVERY_ROOM: &str =
+    r#"rooms = [{ match = "**", allow = ["subscribe", "publish"] }, { match = "@*", allow = ["publish"] }]"#;
+
 pub struct Server {
     pub url: String,
     pub admin: String,
@@ -38,7 +42,8 @@ impl Server {
     /// The keys that every test may use.
     pub fn keys() -> String {
         let all = r#"["subscribe", "publish", "broadcast", "admin"]"#;
-        Self::key(KEY, "acme", all, "") + &Self::key(READER, "zed", r#"["subscribe"]"#, "")
+        Self::key(KEY, "acme", all, &format!("id = \"acme\"\n{EVERY_ROOM}"))
+            + &Self::key(READER, "zed", r#"["subscribe"]"#, "id = \"zed\"")
     }
 
     /// Keys of three more principals, for tests that need several. Each key is the name of its principal.

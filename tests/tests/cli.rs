@@ -73,7 +73,7 @@ async fn invalid_arguments_exit_with_status_2() {
             &["key", "add", "--principal", "a", "--scope", "publish", "--digest", "sk_1"],
             "--digest: invalid digest; expected 'sha256:' and 64 hexadecimal digits",
         ),
-        (&["key", "revoke", "sk_1"], "DIGEST: expected hexadecimal digits"),
+        (&["key", "revoke", "sk 1"], "KEY: expected the id of a key or hexadecimal digits of its digest"),
         (&["listen", "--url", url, "a", "b", "--since", "x:1"], "--since is a position in a single room"),
         (&["listen", "--url", url, "a", "--count", "0"], "must be at least 1"),
         (&["publish", "--url", url, "--room", "a", "hello"], "for an object or '\"a\"' for a string"),

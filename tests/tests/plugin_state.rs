@@ -97,7 +97,8 @@ async fn the_publish_hook_learns_the_key_and_how_the_message_came() {
     ann.publish("kept:a", json!({})).await;
     let told = reader.expect("message").await["data"].clone();
     let digest = switchyard_store::key::Digest::of(MORE_KEYS[0]).to_string();
-    assert_eq!(told["who"], json!(["ann", &digest["sha256:".len()..][..16], "default"]), "{digest}");
+    let id = format!("key-{}", &digest["sha256:".len()..][..8]);
+    assert_eq!(told["who"], json!(["ann", id, "default"]));
     assert_eq!((&told["via"], &told["key"]), (&json!("websocket"), &Value::Null));
     let body = json!({"room": "kept:a", "data": {}, "key": "k1"}).to_string();
     let (status, answer) = server.call("POST", "/v1/publish", Some(KEY), body).await;

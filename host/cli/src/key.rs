@@ -1,24 +1,23 @@
 //! `switchyard key`: creates API keys, and manages those in the store that all nodes share.
 
+mod new_key;
+
 use crate::{
     count::counted,
     output::{InvalidArguments, OutputError, print_line},
 };
 use anyhow::{Context, bail};
-use clap::{
-    Args, Subcommand,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::{Args, Subcommand};
+use new_key::{KeyArgs, json, key_config, print_new};
 use std::{path::PathBuf, time::Duration};
-use switchyard_process::unit::{InvalidDuration, parse_duration};
-use switchyard_protocol::unix_ms;
 use switchyard_server::{
     config::{Config, read_environment},
     generate_key,
 };
 use switchyard_store::{
     Keyring, Replication,
-    key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
+    grant::Grants,
+    key::{Digest, KeyConfig, KeyId},
 };
 
 #[derive(Subcommand)]
@@ -31,25 +30,6 @@ pub(crate) enum KeyCommand {
     List(ListArgs),
     /// Remove a key from the store; its connections close within a second
     Revoke(RevokeArgs),
-}
-
-#[derive(Args)]
-pub(crate) struct KeyArgs {
-    /// The name of the user or service that gets the key: 1 to 64 of A-Z a-z 0-9 . _ -
-    #[arg(long, value_name = "NAME", value_parser = parse_principal)]
-    principal: PrincipalName,
-    /// What the key allows; several scopes are separated by commas
-    #[arg(long, value_delimiter = ',', required = true, value_parser = scope_parser())]
-    scope: Vec<Scope>,
-    /// The tier whose limits apply, as configured in [tier.NAME] [default: default]
-    #[arg(long, value_name = "NAME", value_parser = parse_tier)]
-    tier: Option<String>,
-    /// How long the key is valid, such as 90d [default: forever]
-    #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
-    expires: Option<Duration>,
-    /// Print JSON, for programs
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]
@@ -76,107 +56,24 @@ pub(crate) struct ListArgs {
 
 #[derive(Args)]
 pub(crate) struct RevokeArgs {
-    /// The key's digest as `key list` prints it, or enough of its beginning to be unique
-    digest: String,
+    /// The key's id or its digest as `key list` prints them, or enough of the digest's beginning to be unique
+    key: String,
     /// The node's configuration file, which names the store
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-}
-
-fn scope_parser() -> impl TypedValueParser<Value = Scope> {
-    PossibleValuesParser::new(Scope::ALL.map(Scope::as_str)).map(|name| {
-        let named = Scope::ALL.into_iter().find(|scope| scope.as_str() == name);
-        named.expect("clap allows only the names of scopes")
-    })
 }
 
 pub(crate) async fn run(command: KeyCommand) -> anyhow::Result<()> {
     match command {
         KeyCommand::New(args) => {
             let key = generate_key();
-            let config = key_config(&args, Digest::of(&key));
+            let config = key_config(&args, Digest::of(&key))?;
             Ok(print_new(&args, &key, &config)?)
         }
         KeyCommand::Add(args) => add(args).await,
         KeyCommand::List(args) => list(args).await,
         KeyCommand::Revoke(args) => revoke(args).await,
     }
-}
-
-impl KeyArgs {
-    /// The tier, unless it is the one that keys without a tier have, which need not be configured.
-    fn tier(&self) -> Option<&String> {
-        self.tier.as_ref().filter(|tier| *tier != switchyard_server::DEFAULT_TIER)
-    }
-}
-
-/// The key as a configuration describes it.
-fn key_config(args: &KeyArgs, digest: Digest) -> KeyConfig {
-    KeyConfig {
-        digest,
-        principal: args.principal.clone(),
-        tier: args.tier().cloned().map(|tier| toml::Spanned::new(0..0, tier)),
-        scopes: args.scope.clone(),
-        // In whole seconds, as a configuration writes it.
-        expires: args.expires.map(|age| Expiry((unix_ms() + age.as_millis() as u64) / 1000 * 1000)),
-    }
-}
-
-fn parse_principal(text: &str) -> Result<PrincipalName, String> {
-    PrincipalName::try_from(text.to_owned()).map_err(|_| "expected 1 to 64 of A-Z a-z 0-9 . _ -".to_owned())
-}
-
-fn parse_tier(text: &str) -> Result<String, String> {
-    match text {
-        "" => Err("expected the name of a tier, as configured in [tier.NAME]".to_owned()),
-        name => Ok(name.to_owned()),
-    }
-}
-
-fn parse_lifetime(text: &str) -> Result<Duration, String> {
-    match parse_duration(text) {
-        Ok(lifetime) if lifetime < Duration::from_secs(1) => {
-            Err("expected at least 1s; a usual value is 90d".to_owned())
-        }
-        Ok(lifetime) => Ok(lifetime),
-        Err(InvalidDuration::Syntax(_)) => Err("expected something like 90d, 12h or 2y".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// A key as `--json` prints it, with the secret if the key is new.
-fn json(secret: Option<&str>, config: &KeyConfig) -> serde_json::Value {
-    let mut json = serde_json::json!({
-        "digest": config.digest.to_string(), "principal": config.principal.0, "scopes": config.scopes,
-        "tier": config.tier.as_ref().map(|tier| tier.get_ref()),
-        "expires": config.expires.map(|at| at.to_string()),
-    });
-    if let Some(secret) = secret {
-        json["key"] = secret.into();
-    }
-    json
-}
-
-fn print_new(args: &KeyArgs, key: &str, config: &KeyConfig) -> Result<(), OutputError> {
-    if args.json {
-        return print_line!("{}", json(Some(key), config));
-    }
-    print_line!("{key}")?;
-    print_line!("")?;
-    print_line!("Store it safely; it is shown only once. The configuration contains only its digest:")?;
-    print_line!("")?;
-    print_line!("[[key]]")?;
-    print_line!("digest = \"{}\"", config.digest)?;
-    print_line!("principal = \"{}\"", config.principal.0)?;
-    if let Some(tier) = args.tier() {
-        print_line!("tier = {}", toml::Value::from(tier.as_str()))?;
-    }
-    let scopes: Vec<_> = args.scope.iter().map(|scope| format!("\"{}\"", scope.as_str())).collect();
-    print_line!("scopes = [{}]", scopes.join(", "))?;
-    if let Some(expires) = config.expires {
-        print_line!("expires = {expires}")?;
-    }
-    Ok(())
 }
 
 fn load_config(file: Option<&PathBuf>) -> anyhow::Result<Config> {
@@ -211,8 +108,18 @@ async fn add(args: AddArgs) -> anyhow::Result<()> {
             (Some(key), digest)
         }
     };
-    let new = key_config(&args.key, digest);
+    let new = key_config(&args.key, digest)?;
+    if config.keys.iter().any(|key| key.id() == new.id() && key.digest != digest) {
+        bail!("--id: '{}' is the id of a key in the configuration; choose another one", new.id());
+    }
     let keyring = open_keyring(&config).await?;
+    let stored = keyring.list().await.context("cannot list the keys in the store")?;
+    if stored.iter().any(|key| key.id() == new.id() && key.digest != digest) {
+        bail!(
+            "--id: '{}' is the id of another key in the store; choose another one, or revoke that key first",
+            new.id()
+        );
+    }
     let replication = match keyring.add(&new).await {
         Ok(replication) => replication,
         // Perhaps the key was added and only the answer was lost.
@@ -285,24 +192,25 @@ async fn list(args: ListArgs) -> anyhow::Result<()> {
         let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
         let tier = key.tier.as_ref().map_or(switchyard_server::DEFAULT_TIER, |tier| tier.get_ref());
         let expires = key.expires.map_or("never".to_owned(), |at| at.to_string());
-        print_line!("{}  {}  {tier}  {}  {expires}", key.digest, key.principal.0, scopes.join(","))?;
+        let rooms: Vec<_> = key.rooms.iter().flat_map(Grants::iter).map(ToString::to_string).collect();
+        let rooms = if key.rooms.is_none() { String::new() } else { format!("  {}", rooms.join(" ")) };
+        let (id, principal, scopes) = (key.id(), &key.principal.0, scopes.join(","));
+        print_line!("{}  {id}  {principal}  {tier}  {scopes}  {expires}{rooms}", key.digest)?;
     }
     Ok(())
 }
 
 async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
-    let digits = args.digest.strip_prefix("sha256:").unwrap_or(&args.digest);
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        // The text is not shown, because it may be a key.
-        let message =
-            "DIGEST: expected hexadecimal digits, as `switchyard key list` prints them after 'sha256:'";
+    let digits = args.key.strip_prefix("sha256:").unwrap_or(&args.key).to_ascii_lowercase();
+    let is_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_digits && KeyId::try_from(args.key.clone()).is_err() {
+        let message = "KEY: expected the id of a key or hexadecimal digits of its digest, as `switchyard key list` prints them";
         return Err(InvalidArguments(message.to_owned()).into());
     }
-    let wanted = format!("sha256:{}", digits.to_ascii_lowercase());
     let keyring = open_keyring(&load_config(args.config.as_ref())?).await?;
     // A complete digest is revoked even if the store does not have the key: the store may have lost its keys,
     // and nodes are about to write them again.
-    if let Ok(digest) = Digest::try_from(wanted.clone()) {
+    if let Ok(digest) = Digest::try_from(format!("sha256:{digits}")) {
         let (was_there, replication) = revoke_digest(&keyring, &digest).await?;
         let remark = if was_there { "" } else { ", although the store did not have it" };
         print_line!("{digest} is revoked{remark}; its connections close within a second")?;
@@ -310,22 +218,29 @@ async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let keys = keyring.list().await.context("cannot list the keys in the store")?;
-    let matching: Vec<_> = keys.iter().filter(|key| key.digest.to_string().starts_with(&wanted)).collect();
+    let has_digits =
+        |key: &&KeyConfig| is_digits && key.digest.to_string()["sha256:".len()..].starts_with(&digits);
+    let mut matching: Vec<_> = keys.iter().filter(|key| *key.id() == args.key).collect();
+    if matching.is_empty() {
+        matching = keys.iter().filter(has_digits).collect();
+    }
     let [key] = matching[..] else {
         match matching.len() {
-            0 => bail!(
+            0 if is_digits => bail!(
                 "no key in the store has a digest that begins with '{}'; see `switchyard key list`",
-                args.digest
+                args.key
             ),
+            // The text is not shown, because it may be a key.
+            0 => bail!("no key in the store has this id; see `switchyard key list`"),
             several => bail!(
-                "{several} keys in the store have digests that begin with '{}'; give more of the digest, as \
-                 `switchyard key list` prints it",
-                args.digest
+                "{several} keys in the store have this id, or digests that begin like this; give more of the digest, as \
+                 `switchyard key list` prints it"
             ),
         }
     };
     let (_, replication) = revoke_digest(&keyring, &key.digest).await?;
-    print_line!("{} of {} is revoked; its connections close within a second", key.digest, key.principal.0)?;
+    let (id, principal) = (key.id(), &key.principal.0);
+    print_line!("{id} of {principal} is revoked; its connections close within a second")?;
     report_replication(replication)?;
     Ok(())
 }
@@ -349,21 +264,4 @@ fn report_replication(Replication { replicas, confirmed }: Replication) -> Resul
         print_line!("{confirmed} of {} {have} the change", counted(replicas, "replica"))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_are_checked_when_they_are_parsed() {
-        assert_eq!(&*parse_principal("acme").unwrap().0, "acme");
-        assert_eq!(parse_principal("a b").unwrap_err(), "expected 1 to 64 of A-Z a-z 0-9 . _ -");
-        assert_eq!(parse_tier("pro").unwrap(), "pro");
-        assert!(parse_tier("").unwrap_err().contains("[tier.NAME]"));
-        assert_eq!(parse_lifetime("90d").unwrap(), Duration::from_secs(90 * 24 * 3600));
-        assert_eq!(parse_lifetime("tomorrow").unwrap_err(), "expected something like 90d, 12h or 2y");
-        assert!(parse_lifetime("1ms").unwrap_err().contains("at least 1s"));
-        assert!(parse_lifetime("10M").unwrap_err().contains("10months"));
-    }
 }

@@ -159,13 +159,8 @@ pub(crate) fn stop_on_signals(stop: CancellationToken) -> anyhow::Result<()> {
 /// Adds a new key with every scope to the configuration, and returns it.
 pub(crate) fn add_temporary_key(config: &mut Config) -> String {
     let key = generate_key();
-    config.keys.push(KeyConfig {
-        digest: Digest::of(&key),
-        principal: PrincipalName("local".into()),
-        tier: None,
-        scopes: vec![Scope::Subscribe, Scope::Publish, Scope::Broadcast, Scope::Admin],
-        expires: None,
-    });
+    let principal = PrincipalName("local".into());
+    config.keys.push(KeyConfig::new(Digest::of(&key), principal, Scope::ALL.into()));
     key
 }
 

@@ -15,7 +15,7 @@ const MAX_REASON_BYTES: usize = 512;
 pub struct Principal {
     /// The principal's name, as the configuration of its keys gives it.
     pub id: Arc<str>,
-    /// Identifies the key that was presented: the first 16 hexadecimal digits of its digest.
+    /// The id of the key that was presented.
     pub key_id: Arc<str>,
     /// The tier of the key; `default` for a key without one.
     pub tier: Arc<str>,

@@ -131,7 +131,12 @@ fn is_name_char(c: char) -> bool {
 
 /// Whether a principal may have this name: 1 to 64 characters from `A-Z a-z 0-9 . _ -`.
 pub fn is_valid_principal(name: &str) -> bool {
-    (1..=MAX_PRINCIPAL_BYTES).contains(&name.len()) && name.chars().all(is_name_char)
+    is_valid_word(name)
+}
+
+/// Whether a text has 1 to 64 characters from `A-Z a-z 0-9 . _ -`, as names of principals and ids of keys have.
+pub fn is_valid_word(text: &str) -> bool {
+    (1..=MAX_PRINCIPAL_BYTES).contains(&text.len()) && text.chars().all(is_name_char)
 }
 
 #[cfg(test)]

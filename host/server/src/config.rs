@@ -194,7 +194,10 @@ mod tests {
         digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
         principal = "acme"
         tier = "pro"
+        id = "acme-feed"
         scopes = ["subscribe", "publish", "broadcast", "admin"]
+        rooms = [{ match = "dydx:*", allow = ["subscribe"] }, { match = "@*", allow = ["publish"] }]
+        tags = { team = "dydx" }
         expires = 2027-01-01T00:00:00Z
         [tier.pro]
         connections = 25
@@ -354,6 +357,34 @@ mod tests {
                 "s.toml:6: key.digest: this key of principal 'a' is listed twice; remove one of the two [[key]] sections",
             ),
             (
+                &[
+                    format!("{}id = \"a\"\n", one_key(&digest)),
+                    format!("{}id = \"a\"\n", one_key(&"1".repeat(64))),
+                ]
+                .concat(),
+                "s.toml:10: key.id: 'a' is the id of another key, too; choose another one",
+            ),
+            (
+                &format!("{}id = \"a b\"", one_key(&digest)),
+                "s.toml:5: key.id: invalid id; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -",
+            ),
+            (
+                &format!("{}rooms = [{{ match = \"a::b\", allow = [\"publish\"] }}]", one_key(&digest)),
+                "s.toml:5: key.rooms.match: invalid room pattern 'a::b'; expected",
+            ),
+            (
+                &format!("{}rooms = [{{ match = \"a\", allow = [] }}]", one_key(&digest)),
+                "s.toml:5: key.rooms: the entry for 'a' allows nothing; expected subscribe, publish or both",
+            ),
+            (
+                &format!("{}rooms = [{{ match = \"a\", allow = [\"write\"] }}]", one_key(&digest)),
+                "s.toml:5: key.rooms.allow: unknown value `write`, expected `subscribe` or `publish`",
+            ),
+            (
+                &format!("{}tags = {{ \"a b\" = \"x\" }}", one_key(&digest)),
+                "s.toml:5: key.tags: invalid name of a tag 'a b'; expected 1 to 64",
+            ),
+            (
                 "[[plugin]]\nname = \"p\"\nfile = \"p\"\nrooms = [\"@acme\"]",
                 "s.toml:4: plugin.rooms: invalid room pattern '@acme'; a plugin cannot govern inboxes",
             ),
@@ -496,6 +527,9 @@ mod tests {
             "plugin = U",
             "key = [{ digest = U, principal = \"a\", scopes = [] }]",
             "key = [{ digest = \"sha256:D\", principal = U, scopes = [] }]",
+            "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [], id = U }]",
+            "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [], rooms = [{ match = U, allow = [] }] }]",
+            "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [], tags = { a = U, U = U } }]",
             "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [U] }]",
             "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [], tier = U }]",
             "key = [{ digest = \"sha256:D\", principal = \"a\", scopes = [], expires = U }]",

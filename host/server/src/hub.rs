@@ -48,8 +48,12 @@ pub(crate) use start::HubConfig;
 pub(crate) use survey::{RoomSelector, Survey, SurveyJudge, SurveyedMember};
 pub(crate) use switchyard_store::Permit;
 
-use crate::{key::Keys, metrics::Metrics};
+use crate::{
+    key::{Key, Keys},
+    metrics::Metrics,
+};
 use allowances::Allowances;
+use arc_swap::ArcSwap;
 use command::{FilteredHistory, HistoryFilterRequest, PolicyRequest, SeatId, ShardCommand};
 use connect_authorizer::ConnectAuthorizer;
 use fair_semaphore::{FairPermit, FairSemaphore};
@@ -62,7 +66,7 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Instant,
 };
-use switchyard_plugin::{Limits, Principal, Via};
+use switchyard_plugin::{Limits, Via};
 use switchyard_process::{
     memory::{MemoryAccount, MemoryShare},
     vital::VitalTasks,
@@ -120,10 +124,9 @@ pub(crate) struct Hub {
 /// The principal on whose behalf a message is published.
 pub(crate) struct Publisher<'a> {
     /// All valid keys. An inbox exists if its principal has a key.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<ArcSwap<Keys>>,
     pub share: &'a Arc<MemoryShare>,
-    /// As plugins see it.
-    pub principal: Principal,
+    pub key: Arc<Key>,
     pub via: Via,
 }
 

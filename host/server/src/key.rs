@@ -8,8 +8,16 @@ use std::{
     sync::Arc,
 };
 use subtle::ConstantTimeEq;
-use switchyard_protocol::{ErrorCode, Refusal, unix_ms};
-use switchyard_store::key::{Digest, Expiry, KeyConfig, Scope};
+use switchyard_plugin::Principal;
+use switchyard_protocol::{
+    ErrorCode, Refusal,
+    room::{RoomKind, RoomName},
+    unix_ms,
+};
+use switchyard_store::{
+    grant::{Grants, Verb},
+    key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
+};
 
 /// `[tier.NAME]`: the limits of principals whose keys are of this tier.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -34,12 +42,16 @@ pub const DEFAULT_TIER: &str = "default";
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
     pub digest: Digest,
-    /// What plugins know the key by: the first 16 hexadecimal digits of the digest.
+    /// What the key is called.
     pub id: Arc<str>,
     pub principal: Arc<str>,
     pub tier: Arc<str>,
     pub limits: Tier,
+    /// Its principal as plugins see it.
+    pub seen_by_plugins: Principal,
     scopes: Vec<Scope>,
+    /// `None`: every ordinary room and the inbox of its principal.
+    rooms: Option<Grants>,
     /// Unix milliseconds. `None`: never.
     expires: Option<u64>,
 }
@@ -50,9 +62,59 @@ impl Key {
         if self.has_scope(scope) {
             return Ok(());
         }
-        let message =
-            format!("key '{}' may not {what}: it lacks the scope '{}'", self.principal, scope.as_str());
+        let message = format!("key '{}' may not {what}: it lacks the scope '{}'", self.id, scope.as_str());
         Err(Refusal::new(ErrorCode::Forbidden, message))
+    }
+
+    /// Refuses if the key may not do something in a room, whose name must be canonical.
+    pub(crate) fn require_in(&self, verb: Verb, room: &RoomName) -> Result<(), Refusal> {
+        let (scope, what) = match (verb, room.kind()) {
+            (Verb::Subscribe, _) => (Scope::Subscribe, "subscribe to"),
+            (Verb::Publish, RoomKind::Broadcast) => (Scope::Broadcast, "publish to"),
+            (Verb::Publish, RoomKind::Inbox | RoomKind::Ordinary) => (Scope::Publish, "publish to"),
+        };
+        self.require(scope, format_args!("{what} '{}'", &**room))?;
+        let is_own_inbox = room.inbox_of() == Some(&*self.principal);
+        let problem = match (room.kind(), &self.rooms) {
+            (RoomKind::Broadcast, _) => return Ok(()),
+            // Every client receives its inbox.
+            (RoomKind::Inbox, _) if is_own_inbox && verb == Verb::Subscribe => return Ok(()),
+            (RoomKind::Inbox, None) if is_own_inbox => return Ok(()),
+            (RoomKind::Ordinary, None) => return Ok(()),
+            (_, Some(grants)) if grants.allow(verb, room) => return Ok(()),
+            (RoomKind::Inbox, None) => {
+                "it is the inbox of another principal, which only an entry of its rooms allows"
+            }
+            (_, Some(_)) => "no entry of its rooms allows it",
+        };
+        let message = format!("key '{}' may not {what} '{}': {problem}", self.id, &**room);
+        Err(Refusal::new(ErrorCode::Forbidden, message))
+    }
+
+    fn of(config: &KeyConfig, tiers: &HashMap<String, Tier>) -> Self {
+        let tier = config.tier.as_ref().map_or(DEFAULT_TIER, |tier| tier.get_ref().as_str());
+        let (id, principal, tier_name) = (config.id(), config.principal.0.clone(), Arc::<str>::from(tier));
+        let tags = config.tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let seen_by_plugins =
+            Principal { tags, ..Principal::new(principal.clone(), id.clone(), tier_name.clone()) };
+        Self {
+            digest: config.digest,
+            id,
+            principal,
+            tier: tier_name,
+            limits: tiers.get(tier).copied().unwrap_or_default(),
+            seen_by_plugins,
+            scopes: config.scopes.clone(),
+            rooms: config.rooms.clone(),
+            expires: config.expires.map(|expires| expires.0),
+        }
+    }
+
+    /// A key that nobody can present. For tests and benchmarks.
+    pub(crate) fn detached(principal: &str) -> Arc<Self> {
+        let (digest, name) = (Digest::of(principal), PrincipalName(principal.into()));
+        let config = KeyConfig::new(digest, name, vec![Scope::Subscribe, Scope::Publish]);
+        Arc::new(Self::of(&config, &HashMap::new()))
     }
 
     fn has_scope(&self, scope: Scope) -> bool {
@@ -63,10 +125,20 @@ impl Key {
         match self.expires {
             Some(at) if at <= now => {
                 let at = Expiry(at);
-                Err(Refusal::new(ErrorCode::ExpiredKey, format!("key '{}' expired at {at}", self.principal)))
+                Err(Refusal::new(ErrorCode::ExpiredKey, format!("key '{}' expired at {at}", self.id)))
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+impl Keys {
+    /// Only the [detached](Key::detached) key of this principal.
+    pub(crate) fn detached(principal: &str) -> Arc<arc_swap::ArcSwap<Self>> {
+        let mut keys = Self::default();
+        keys.insert(Arc::unwrap_or_clone(Key::detached(principal)));
+        Arc::new(arc_swap::ArcSwap::from_pointee(keys))
     }
 }
 
@@ -82,18 +154,7 @@ impl Keys {
     /// `tiers` must contain every tier that a key names. Checking the configuration makes sure of that.
     pub(crate) fn new(keys: &[KeyConfig], tiers: &HashMap<String, Tier>) -> Self {
         let mut all = Self::default();
-        for config in keys {
-            let tier = config.tier.as_ref().map_or(DEFAULT_TIER, |tier| tier.get_ref().as_str());
-            all.insert(Key {
-                digest: config.digest,
-                id: key_id(&config.digest),
-                principal: config.principal.0.clone(),
-                tier: tier.into(),
-                limits: tiers.get(tier).copied().unwrap_or_default(),
-                scopes: config.scopes.clone(),
-                expires: config.expires.map(|expires| expires.0),
-            });
-        }
+        keys.iter().for_each(|config| all.insert(Key::of(config, tiers)));
         all
     }
 
@@ -118,6 +179,16 @@ impl Keys {
         self.find(&Digest::of(key))
     }
 
+    /// Finds a key by its digest, if it still belongs to this principal.
+    pub(crate) fn find_of(&self, digest: &Digest, principal: &str) -> Result<Arc<Key>, Refusal> {
+        let key = self.find(digest)?;
+        if &*key.principal == principal {
+            return Ok(key);
+        }
+        let message = format!("key '{}' belongs to another principal now", key.id);
+        Err(Refusal::new(ErrorCode::InvalidKey, message))
+    }
+
     /// Finds a key by its digest. It may have changed since a connection authenticated with it, or be gone.
     pub(crate) fn find(&self, digest: &Digest) -> Result<Arc<Key>, Refusal> {
         let same = |key: &&Arc<Key>| bool::from(key.digest.as_bytes().ct_eq(digest.as_bytes()));
@@ -133,11 +204,6 @@ impl Keys {
     }
 }
 
-fn key_id(digest: &Digest) -> Arc<str> {
-    let digits = digest.as_bytes()[..8].iter().map(|byte| format!("{byte:02x}"));
-    digits.collect::<String>().into()
-}
-
 /// Generates a key: `sk_`, and 160 random bits in hexadecimal.
 pub fn generate_key() -> String {
     let mut bits = [0u8; 20];
@@ -148,27 +214,94 @@ pub fn generate_key() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use switchyard_store::key::PrincipalName;
 
-    fn keys(expires: Option<u64>) -> Keys {
-        let config = KeyConfig {
-            digest: Digest::of("secret"),
-            principal: PrincipalName("acme".into()),
-            tier: None,
-            scopes: vec![Scope::Publish],
-            expires: expires.map(Expiry),
-        };
-        Keys::new(&[config], &HashMap::new())
+    fn key(toml: &str) -> Arc<Key> {
+        let digest = Digest::of("secret");
+        let config: KeyConfig = toml::from_str(&format!("digest = \"{digest}\"\n{toml}")).expect("a key");
+        Keys::new(&[config], &HashMap::new()).authenticate("secret").expect("it has not expired")
+    }
+
+    fn keys(expires: &str) -> Keys {
+        let digest = Digest::of("secret");
+        let config =
+            format!("digest = \"{digest}\"\nprincipal = \"acme\"\nscopes = [\"publish\"]\n{expires}");
+        Keys::new(&[toml::from_str(&config).unwrap()], &HashMap::new())
     }
 
     #[test]
     fn a_key_is_accepted_until_it_expires_and_only_for_its_scopes() {
-        let key = keys(None).authenticate("secret").unwrap();
-        assert_eq!(&*key.principal, "acme");
+        let key = keys("id = \"feed\"").authenticate("secret").unwrap();
+        assert_eq!((&*key.principal, &*key.id), ("acme", "feed"));
         assert!(key.require(Scope::Publish, "publish").is_ok());
         let refusal = key.require(Scope::Admin, "see rooms").unwrap_err();
-        assert!(refusal.message.contains("'acme' may not see rooms") && refusal.message.contains("admin"));
-        assert_eq!(keys(None).authenticate("secreT").unwrap_err().code, ErrorCode::InvalidKey);
-        assert_eq!(keys(Some(unix_ms() - 1)).authenticate("secret").unwrap_err().code, ErrorCode::ExpiredKey);
+        assert_eq!(refusal.message, "key 'feed' may not see rooms: it lacks the scope 'admin'");
+        assert_eq!(keys("").authenticate("secreT").unwrap_err().code, ErrorCode::InvalidKey);
+        let expired = keys("expires = 2020-01-01T00:00:00Z").authenticate("secret").unwrap_err();
+        assert_eq!(expired.code, ErrorCode::ExpiredKey);
+    }
+
+    #[test]
+    fn plugins_see_the_id_and_the_tags_of_a_key() {
+        let key =
+            key("principal = \"acme\"\nid = \"feed\"\nscopes = []\ntags = { team = \"dydx\", desk = \"2\" }");
+        let tags = [("desk", "2"), ("team", "dydx")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let expected = Principal { tags: tags.into(), ..Principal::new("acme", "feed", "default") };
+        assert_eq!(key.seen_by_plugins, expected);
+    }
+
+    /// Every combination of scope, grant, kind of room and verb.
+    #[test]
+    fn a_key_may_do_what_its_scopes_and_its_rooms_allow() {
+        const ALL: &str = r#"scopes = ["subscribe", "publish", "broadcast"]"#;
+        const NO_GRANTS: &str = "";
+        let grants = |text: &str| {
+            let entry = |text: &str| {
+                let (rooms, verbs) = text.split_once('=').unwrap();
+                let verbs: Vec<_> = verbs.split('+').map(|verb| format!("\"{verb}\"")).collect();
+                format!("{{ match = \"{rooms}\", allow = [{}] }}", verbs.join(", "))
+            };
+            format!("rooms = [{}]", text.split_whitespace().map(entry).collect::<Vec<_>>().join(", "))
+        };
+        let read = &grants("dydx:*=subscribe");
+        let write = &grants("dydx:*=publish");
+        let both = &grants("trades=publish dydx:*=subscribe dydx:eth=publish");
+        let inboxes = &grants("@*=publish");
+        let one_inbox = &grants("@bob=publish @bob=subscribe");
+        let everything = &grants("**=subscribe+publish");
+        let nothing = &grants("");
+        // Which of subscribe and publish are allowed in `dydx:eth`, `trades`, `*`, the own inbox and another one.
+        for (scopes, rooms, expected) in [
+            (ALL, NO_GRANTS, "sp sp sp sp --"),
+            (ALL, read, "s- -- sp s- --"),
+            (ALL, write, "-p -- sp s- --"),
+            (ALL, both, "sp -p sp s- --"),
+            (ALL, inboxes, "-- -- sp sp -p"),
+            (ALL, one_inbox, "-- -- sp s- sp"),
+            (ALL, everything, "sp sp sp s- --"),
+            (ALL, nothing, "-- -- sp s- --"),
+            (r#"scopes = ["subscribe"]"#, NO_GRANTS, "s- s- s- s- --"),
+            (r#"scopes = ["subscribe"]"#, both, "s- -- s- s- --"),
+            (r#"scopes = ["publish"]"#, NO_GRANTS, "-p -p -- -p --"),
+            (r#"scopes = ["publish"]"#, inboxes, "-- -- -- -p -p"),
+            (r#"scopes = ["broadcast"]"#, everything, "-- -- -p -- --"),
+            (r#"scopes = ["admin"]"#, everything, "-- -- -- -- --"),
+            ("scopes = []", everything, "-- -- -- -- --"),
+        ] {
+            let key = key(&format!("principal = \"acme\"\nid = \"k\"\n{scopes}\n{rooms}"));
+            let may = |verb, name: &str| {
+                let room = RoomName::parse(name).unwrap();
+                let refusal = key.require_in(verb, &room).err();
+                if let Some(Refusal { code, message, .. }) = &refusal {
+                    let expected = format!("key 'k' may not {} to '{name}': ", verb.as_str());
+                    assert!(*code == ErrorCode::Forbidden && message.starts_with(&expected), "{message}");
+                }
+                refusal.is_none()
+            };
+            let shown = ["dydx:eth", "trades", "*", "@acme", "@bob"].map(|room| {
+                let letter = |verb, letter| if may(verb, room) { letter } else { '-' };
+                String::from_iter([letter(Verb::Subscribe, 's'), letter(Verb::Publish, 'p')])
+            });
+            assert_eq!(shown.join(" "), expected, "{scopes} {rooms}");
+        }
     }
 }

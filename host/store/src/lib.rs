@@ -19,6 +19,7 @@ mod connection_id;
 mod contract;
 mod event;
 mod governance;
+pub mod grant;
 mod history;
 pub mod key;
 mod key_registry;

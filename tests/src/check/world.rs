@@ -6,7 +6,7 @@ use super::{
     step::{Action, Kind},
     transcript::Fault,
 };
-use crate::{KEY, Node, Pattern, Proxy, Redis, Rule, Server, plugin};
+use crate::{EVERY_ROOM, KEY, Node, Pattern, Proxy, Redis, Rule, Server, plugin};
 use futures_util::future::join_all;
 use std::{
     sync::{Arc, Mutex},
@@ -245,7 +245,7 @@ impl World {
 fn extra() -> String {
     let all = r#"["subscribe", "publish", "broadcast"]"#;
     let keys: String =
-        KEYS[1..].iter().map(|(key, principal)| Server::key(key, principal, all, "")).collect();
+        KEYS[1..].iter().map(|(key, principal)| Server::key(key, principal, all, EVERY_ROOM)).collect();
     let plugin = plugin("threshold_filter", r#"["tvl-0", "tvl-1", "tvl-2"]"#, "{}");
     format!(
         "[session]\nttl = \"{}s\"\n[rooms]\nhistory = {{ messages = {HISTORY}, age = \"10m\" }}\n{keys}{plugin}",

@@ -59,6 +59,11 @@ impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
 }
 
 impl<Q> Caller<Q> {
+    /// The caller's key as it is configured now. It may have changed since the call began.
+    pub(super) fn current_key(&self, api: &Api) -> Result<Arc<Key>, Refusal> {
+        api.services.keys.load().find_of(&self.key.digest, &self.key.principal)
+    }
+
     /// The caller's key, which must have this scope. `action` completes the error message "key 'a' may not
     /// …". Also refuses an invalid query, but whoever may not make the call learns nothing about its query.
     pub(super) fn require(&self, scope: Scope, action: &str) -> Result<&Key, Refusal> {

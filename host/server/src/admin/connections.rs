@@ -16,6 +16,8 @@ use switchyard_store::{ConnectionId, key::Scope};
 pub(super) struct ConnectionView {
     id: String,
     principal: Arc<str>,
+    /// The id of its key.
+    key: Arc<str>,
     remote: String,
     /// Unix milliseconds.
     since: u64,
@@ -35,6 +37,7 @@ fn view(connection: &Arc<Connection>) -> ConnectionView {
     ConnectionView {
         id: connection.id.to_string(),
         principal: connection.principal.clone(),
+        key: connection.key.load().id.clone(),
         remote: connection.remote.to_string(),
         since: connection.since,
         rooms: connection.rooms.load(Ordering::Relaxed),

@@ -5,8 +5,7 @@ use super::{
     body::UnreadBody,
 };
 use crate::{
-    hub::{Policy, Proposal, PublishOutcome, PublishPipeline, Publisher},
-    key::Key,
+    hub::{Proposal, PublishOutcome, PublishPipeline, Publisher},
     session::may_publish,
 };
 use axum::{extract::State, response::Response};
@@ -41,12 +40,12 @@ pub(super) async fn publish(
     body: UnreadBody,
 ) -> Result<Response, ApiError> {
     // A key with the scope `broadcast` may publish to `*` only, which is checked for each message.
-    let key = caller.require_any(&[Scope::Publish, Scope::Broadcast], "publish")?;
+    caller.require_any(&[Scope::Publish, Scope::Broadcast], "publish")?;
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let text = decode(&body)?;
     if !text.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
-        return Ok(json_response(to_json(publish_one(&api, &caller, key, parse_publish(message)?).await?)));
+        return Ok(json_response(to_json(publish_one(&api, &caller, parse_publish(message)?).await?)));
     }
     let list: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
     if list.len() > MAX_LIST_MESSAGES {
@@ -67,8 +66,8 @@ pub(super) async fn publish(
         let bytes = message.get().len();
         // If the store is unavailable, the remaining messages would only wait for the same timeout.
         let parsed = unavailable.clone().map_or_else(|| parse_publish(message), Err);
-        match parsed.and_then(|message| authorize(&api, key, message, bytes)) {
-            Ok(proposal) => publishes.begin(hub, publisher(&api, &caller, key), proposal, ()),
+        match parsed.and_then(|message| authorize(&api, &caller, message, bytes)) {
+            Ok((publisher, proposal)) => publishes.begin(hub, publisher, proposal, ()),
             Err(refusal) => publishes.refuse(&caller.share, refusal, bytes, ()),
         }
         while publishes.is_full(&caller.share) {
@@ -94,28 +93,30 @@ pub(super) async fn broadcast(
     caller: Caller,
     body: UnreadBody,
 ) -> Result<Response, ApiError> {
-    let key = caller.require(Scope::Broadcast, "broadcast")?;
+    caller.require(Scope::Broadcast, "broadcast")?;
     let body = body.read(&api, &caller, api.services.config.message + MAX_FIELDS_BYTES).await?;
     let text = decode(&body)?;
     let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
-    Ok(json_response(to_json(publish_one(&api, &caller, key, parse_publish_to(BROADCAST, message)?).await?)))
+    Ok(json_response(to_json(publish_one(&api, &caller, parse_publish_to(BROADCAST, message)?).await?)))
 }
 
-/// A message that the key may publish. `bytes` is the length of its request.
-fn authorize<'a>(api: &Api, key: &Key, message: Publish<'a>, bytes: usize) -> Result<Proposal<'a>, Refusal> {
-    let room = may_publish(&message, key, api.services.config.message)?;
-    Ok(Proposal { room, message, bytes })
+/// A message that the caller's key may publish as it is now. `bytes` is the length of its request.
+fn authorize<'a, 'm>(
+    api: &Api,
+    caller: &'a Caller,
+    message: Publish<'m>,
+    bytes: usize,
+) -> Result<(Publisher<'a>, Proposal<'m>), Refusal> {
+    let key = caller.current_key(api)?;
+    let room = may_publish(&message, &key, api.services.config.message)?;
+    let keys = api.services.keys.clone();
+    Ok((Publisher { keys, share: &caller.share, key, via: Via::Http }, Proposal { room, message, bytes }))
 }
 
-async fn publish_one(api: &Api, caller: &Caller, key: &Key, message: Publish<'_>) -> PublishOutcome {
+async fn publish_one(api: &Api, caller: &Caller, message: Publish<'_>) -> PublishOutcome {
     let bytes = message.data.get().len();
-    let proposal = authorize(api, key, message, bytes)?;
-    api.services.hub.publish(publisher(api, caller, key), proposal).await
-}
-
-fn publisher<'a>(api: &Api, caller: &'a Caller, key: &Key) -> Publisher<'a> {
-    let (keys, principal) = (api.services.keys.load_full(), Policy::principal(key));
-    Publisher { keys, share: &caller.share, principal, via: Via::Http }
+    let (publisher, proposal) = authorize(api, caller, message, bytes)?;
+    api.services.hub.publish(publisher, proposal).await
 }
 
 fn decode(body: &[u8]) -> Result<&str, Refusal> {

@@ -12,8 +12,12 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use switchyard_protocol::{Position, Refusal, reply, request::MAX_HISTORY_MESSAGES, room::RoomName};
-use switchyard_store::{History, PageLimit, Reader, Receipt, RoomSummary, key::Scope};
+use switchyard_protocol::{
+    Position, Refusal, reply,
+    request::MAX_HISTORY_MESSAGES,
+    room::{RoomKind, RoomName},
+};
+use switchyard_store::{History, PageLimit, Reader, Receipt, RoomSummary, grant::Verb, key::Scope};
 
 /// Maximum size of the messages in one answer, in bytes, unless the first one alone is larger.
 const MAX_HISTORY_BYTES: usize = 1 << 20;
@@ -105,9 +109,12 @@ pub(super) async fn receipt(
     caller: Caller,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> ApiResult<Receipt> {
-    caller.require(Scope::Publish, "see receipts")?;
+    let key = caller.require(Scope::Publish, "see receipts")?;
     let Path((room, offset)) = path?;
     let room = RoomName::parse(&room)?;
+    if room.kind() != RoomKind::Broadcast {
+        key.require_in(Verb::Publish, &room)?;
+    }
     let offset = query::parse_offset(&offset)?;
     let receipt = api.services.hub.store.rooms.receipt(&room, offset).await.map_err(unavailable)?;
     let missing = || not_found(format!("room '{}' has no message {offset}", &*room));

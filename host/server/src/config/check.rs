@@ -188,7 +188,13 @@ impl Config {
 
     fn check_keys(&self, errors: &mut Vec<CheckError>) {
         let mut owners: HashMap<Digest, Arc<str>> = HashMap::new();
+        let mut ids = HashSet::new();
         for (n, key) in self.keys.iter().enumerate() {
+            let id = key.id();
+            if !ids.insert(id.clone()) && !owners.contains_key(&key.digest) {
+                let message = format!("key.id: '{id}' is the id of another key, too; choose another one");
+                errors.push(CheckError::new(Location::Entry("key", n, "id"), message));
+            }
             if let Some(tier) = key.tier.as_ref().filter(|tier| !self.tiers.contains_key(tier.get_ref())) {
                 let name = tier.get_ref();
                 let message =

@@ -2,7 +2,7 @@
 
 /// Keys with what their values must be. Durations, sizes, addresses and the like are not listed: their parsers
 /// describe them. A tier has any name, here `NAME`.
-const SHAPES: [(&str, &str); 48] = [
+const SHAPES: [(&str, &str); 53] = [
     ("server", r#"a table such as { listen = "127.0.0.1:8080" }"#),
     ("server.path", r#"a path such as "/v2/realtime""#),
     ("server.tls", r#"a table such as { certificate = "cert.pem", key = "key.pem" }"#),
@@ -27,10 +27,15 @@ const SHAPES: [(&str, &str); 48] = [
     ("limits.address.failures", r#"a rate such as "20/m" or "5/s""#),
     ("memory", r#"a table such as { limit = "60%" }"#),
     ("key", r#"a table such as { digest = "sha256:…", principal = "acme", scopes = ["publish"] }"#),
+    ("key.id", r#"a name such as "acme-feed""#),
     ("key.digest", "a string: 'sha256:' and 64 hexadecimal digits, as printed by `switchyard key new`"),
     ("key.principal", r#"a name such as "acme""#),
     ("key.tier", r#"the name of a tier, such as "default""#),
     ("key.scopes", r#"a list of scopes such as ["subscribe", "publish"]"#),
+    ("key.rooms", r#"a list such as [{ match = "dydx:*", allow = ["subscribe"] }]"#),
+    ("key.rooms.match", r#"a pattern of rooms such as "dydx:*", or an inbox such as "@*""#),
+    ("key.rooms.allow", r#"a list of "subscribe" and "publish""#),
+    ("key.tags", r#"a table such as { team = "dydx" }"#),
     ("key.expires", "a datetime in UTC without quotation marks, such as 2027-01-01T00:00:00Z"),
     ("tier.NAME", "a table such as { connections = 100, rooms = 100 }"),
     ("tier.NAME.connections", "a whole number such as 100"),

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 /// The tables of a configuration that have named keys. `*` stands for every item of a list, or every table in a
 /// table.
-const TABLES: [&str; 17] = [
+const TABLES: [&str; 18] = [
     "server",
     "server.tls",
     "admin",
@@ -22,6 +22,7 @@ const TABLES: [&str; 17] = [
     "signatures",
     "cache",
     "key.*",
+    "key.*.tags",
     "tier.*",
     "plugin.*",
     "plugin.*.budget",

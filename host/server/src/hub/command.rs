@@ -16,7 +16,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use switchyard_plugin::{FilterId, Mirror, Principal};
+use switchyard_plugin::{FilterId, Mirror};
 use switchyard_process::memory::MemoryCharge;
 use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, room::RoomName};
 use switchyard_store::{ConnectionId, Event};
@@ -225,7 +225,6 @@ pub(crate) struct SeatId {
 pub(crate) struct JoinRequest {
     pub room: RoomName,
     pub connection: Arc<Connection>,
-    pub principal: Principal,
     /// A JSON object, as the client wrote it.
     pub filter: Option<Arc<str>>,
     pub since: Option<Position>,

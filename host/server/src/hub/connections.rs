@@ -6,12 +6,13 @@ use crate::{
     key::{Key, Keys},
     outbox::{Outbox, Pipe},
 };
+use arc_swap::ArcSwap;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     ops::Bound,
     sync::{
-        Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
@@ -20,20 +21,16 @@ use switchyard_process::{
     memory::{MemoryAccount, MemoryCharge, MemoryKind, MemoryShare},
 };
 use switchyard_protocol::{Close, ErrorCode, Frame, Position, Refusal, reply, room::RoomName, unix_ms};
-use switchyard_store::{
-    ConnectionId, Permit, SessionHandle, SessionToken, SlotResult,
-    key::{Digest, Scope},
-};
+use switchyard_store::{ConnectionId, Permit, SessionHandle, SessionToken, SlotResult};
 
 /// An authenticated connection, as all tasks see it.
 pub(crate) struct Connection {
     pub id: ConnectionId,
     /// Set before the client is told about it.
     pub session: OnceLock<SessionToken>,
-    pub key: Digest,
+    /// The key as it is configured, which may have changed since the connection authenticated.
+    pub key: ArcSwap<Key>,
     pub principal: Arc<str>,
-    pub key_id: Arc<str>,
-    pub tier: Arc<str>,
     /// The principal's share of the memory account.
     pub share: Arc<MemoryShare>,
     pub remote: SocketAddr,
@@ -48,6 +45,12 @@ pub(crate) struct Connection {
     pub buffered_bytes: AtomicUsize,
     pub pings: Pings,
     pub removals: Removals,
+}
+
+/// Whether the key of a connection is as it was.
+pub(crate) enum KeyCheck {
+    Same,
+    Changed,
 }
 
 /// All authenticated connections of this node.
@@ -127,16 +130,20 @@ impl Connections {
         self.for_each(|connection| connection.outbox.close(reason()));
     }
 
-    /// Closes the connections whose key was removed (4410) or has expired (4401). Also closes those that are
-    /// in rooms although their key may no longer subscribe (4600); when their clients reconnect, they are in
-    /// no rooms. A connection that is added meanwhile has to check its key itself.
-    pub(crate) fn recheck_keys(&self, keys: &Keys) {
-        self.for_each(|connection| {
-            if let Err(refusal) = connection.check_key(keys) {
+    /// Closes the connections whose key was removed (4410) or has expired (4401), and has the others leave rooms that
+    /// their key does not allow any more. A connection that is added meanwhile has to check its key itself. Returns
+    /// those whose key has changed.
+    pub(crate) fn recheck_keys(&self, keys: &ArcSwap<Keys>) -> Vec<Weak<Connection>> {
+        let mut changed = vec![];
+        self.for_each(|connection| match connection.check_key(keys) {
+            Ok(KeyCheck::Same) => {}
+            Ok(KeyCheck::Changed) => changed.push(Arc::downgrade(connection)),
+            Err(refusal) => {
                 connection.outbox.push(reply::error(None, &refusal).into());
                 connection.outbox.close(close_for_key(&refusal));
             }
         });
+        changed
     }
 }
 
@@ -144,7 +151,6 @@ impl Connections {
 pub(crate) fn close_for_key(refusal: &Refusal) -> Close {
     match refusal.code {
         ErrorCode::ExpiredKey => Close::Unauthorized,
-        ErrorCode::Forbidden => Close::Draining(0),
         _ => Close::Revoked,
     }
 }
@@ -192,12 +198,25 @@ impl Drop for Registration {
 }
 
 impl Connection {
-    /// Checks whether the key, as it is configured now, still allows this connection and its rooms.
-    pub(crate) fn check_key(&self, keys: &Keys) -> Result<(), Refusal> {
-        let key = keys.find(&self.key)?;
-        match self.rooms.load(Ordering::SeqCst) {
-            0 => Ok(()),
-            _ => key.require(Scope::Subscribe, "stay in its rooms"),
+    /// Checks whether the key, as it is configured now, still allows this connection. If the key has changed, the
+    /// session checks its rooms.
+    pub(crate) fn check_key(&self, keys: &ArcSwap<Keys>) -> Result<KeyCheck, Refusal> {
+        // In this order, so that nothing older replaces what somebody else stores meanwhile.
+        let known = self.key.load_full();
+        let key = keys.load().find_of(&known.digest, &self.principal)?;
+        if *key == *known {
+            return Ok(KeyCheck::Same);
+        }
+        self.key.compare_and_swap(&known, key);
+        self.removals.request_key_check();
+        Ok(KeyCheck::Changed)
+    }
+
+    /// Closes the connection if its session has not checked its rooms since its key has changed, because something keeps
+    /// it busy. When the client resumes, it is in the rooms that the key allows.
+    pub(crate) fn close_unless_checked(&self) {
+        if self.removals.key_change().is_some() {
+            self.outbox.close(Close::Draining(0));
         }
     }
 
@@ -222,17 +241,20 @@ impl Connection {
         *self.session.get().expect("an authenticated connection has a session")
     }
 
-    pub(crate) fn new(key: &Key, remote: SocketAddr, outbox: Outbox, memory: &MemoryAccount) -> Arc<Self> {
+    pub(crate) fn new(
+        key: &Arc<Key>,
+        remote: SocketAddr,
+        outbox: Outbox,
+        memory: &MemoryAccount,
+    ) -> Arc<Self> {
         let share = memory.share(&key.principal);
         outbox.move_to(&share);
         Arc::new(Self {
             share,
             id: ConnectionId::random(),
             session: OnceLock::new(),
-            key: key.digest,
+            key: ArcSwap::new(key.clone()),
             principal: key.principal.clone(),
-            key_id: key.id.clone(),
-            tier: key.tier.clone(),
             remote,
             since: unix_ms(),
             rooms: AtomicU32::new(0),
@@ -251,10 +273,8 @@ impl Connection {
         Arc::new(Self {
             id: ConnectionId::random(),
             session: OnceLock::new(),
-            key: Digest::of("k"),
+            key: ArcSwap::new(Key::detached("acme")),
             principal: "acme".into(),
-            key_id: "0123456789abcdef".into(),
-            tier: "default".into(),
             remote: ([127, 0, 0, 1], 1).into(),
             since: 0,
             rooms: AtomicU32::new(0),

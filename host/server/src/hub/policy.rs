@@ -2,7 +2,6 @@
 //! Does not know members.
 
 use super::{CompiledVersion, conflict, refusals::wire_refusal};
-use crate::key::Key;
 use serde::Deserialize;
 use std::sync::Arc;
 use switchyard_plugin::{
@@ -212,10 +211,5 @@ impl Policy {
         if let Policy::Governed(governor) = self {
             governor.set_mirror(mirror);
         }
-    }
-
-    /// The principal of a key as plugins see it.
-    pub(crate) fn principal(key: &Key) -> Principal {
-        Principal::new(key.principal.clone(), key.id.clone(), key.tier.clone())
     }
 }

@@ -10,7 +10,8 @@ use super::{
     router::{PublishPermit, PublishRoute},
     stopping, unavailable,
 };
-use crate::key::Keys;
+use crate::key::{Key, Keys};
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use std::{
     borrow::Cow,
@@ -21,14 +22,14 @@ use std::{
     task::{Context, Poll, ready},
     time::Instant,
 };
-use switchyard_plugin::{Principal, PublishRequest, Via};
+use switchyard_plugin::{PublishRequest, Via};
 use switchyard_process::memory::{MemoryCharge, MemoryKind, MemoryShare, SteppedCharge};
 use switchyard_protocol::{
     ErrorCode, Position, Refusal, reply,
     request::Publish,
     room::{RoomKind, RoomName},
 };
-use switchyard_store::{Message, PageLimit, PendingPublish, Reader};
+use switchyard_store::{Message, PageLimit, PendingPublish, Reader, grant::Verb, key::Digest};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -56,7 +57,7 @@ pub(crate) struct Proposal<'a> {
 /// A message that the room's plugin must check before it is stored.
 pub(crate) struct UncheckedMessage {
     pub room: RoomName,
-    pub principal: Principal,
+    pub key: Arc<Key>,
     pub via: Via,
     pub event: Option<String>,
     pub data: String,
@@ -89,7 +90,8 @@ struct StoreParameters {
     share: Arc<MemoryShare>,
     /// The idempotency key.
     key: Option<String>,
-    keys: Arc<Keys>,
+    keys: Arc<ArcSwap<Keys>>,
+    publisher: Digest,
     /// Taken when the message is passed to the store.
     route: Option<PublishRoute>,
 }
@@ -233,8 +235,10 @@ impl PublishStep {
                     return Ok(PublishStep::Done(Some(Ok(published))));
                 }
             };
-            let StoreParameters { share, key, keys, route } = parameters;
-            let route = route.take().expect("polled once");
+            let StoreParameters { share, key, keys, publisher, route } = parameters;
+            let (route, keys) = (route.take().expect("polled once"), keys.load());
+            // The key may have changed while the message was waiting for its plugin.
+            keys.find_of(publisher, share.principal())?.require_in(Verb::Publish, &room)?;
             hub.router.check_route(&route, &room)?;
             // Stopped meanwhile, perhaps: it may have another governor by now.
             if !hub.gate.is_open() {
@@ -246,7 +250,7 @@ impl PublishStep {
                 data: &data,
                 principal: share.principal(),
                 idempotency_key: key.as_deref(),
-                needs_member: needs_member(keys, &room),
+                needs_member: needs_member(&keys, &room),
                 names_publisher: route.governed.is_some(),
             };
             hub.store(message, share, route)
@@ -297,7 +301,7 @@ impl Hub {
         proposal: Proposal<'_>,
         must_wait: bool,
     ) -> Result<PublishStep, Refusal> {
-        let Publisher { keys, share, principal: who, via } = publisher;
+        let Publisher { keys, share, key: publisher, via } = publisher;
         let Proposal { room, message: Publish { event, data, key, .. }, .. } = proposal;
         let (principal, data) = (share.principal(), data.get());
         self.allowances.take(principal, data.len(), Instant::now())?;
@@ -312,10 +316,15 @@ impl Hub {
             return Err(policy::ungoverned_closed(&room));
         }
         let needs_check = route.governed.as_ref().is_some_and(|governed| governed.wants_publishes());
+        // Otherwise the plugin gives the canonical name of the room first.
+        if !needs_check {
+            publisher.require_in(Verb::Publish, &room)?;
+        }
         if !needs_check && self.observers.are_there() {
             let (event, idempotency_key) = (event.as_deref().unwrap_or_default(), key.as_deref());
             let (room, data) = (&*room, data.as_bytes());
-            let request = PublishRequest { principal: &who, room, event, data, via, idempotency_key };
+            let principal = &publisher.seen_by_plugins;
+            let request = PublishRequest { principal, room, event, data, via, idempotency_key };
             self.observers.publishing(&request, None);
         }
         if !needs_check && !must_wait {
@@ -325,7 +334,7 @@ impl Hub {
                 data,
                 principal,
                 idempotency_key: key.as_deref(),
-                needs_member: needs_member(&keys, &room),
+                needs_member: needs_member(&keys.load(), &room),
                 names_publisher: route.governed.is_some(),
             };
             return self.store(message, share, route);
@@ -333,14 +342,15 @@ impl Hub {
         let charge = share.charge(MemoryKind::Publishes, data.len() + IN_FLIGHT_OVERHEAD);
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());
         let (share, key, route) = (share.clone(), key.map(Cow::into_owned), Some(route));
-        let parameters = StoreParameters { share: share.clone(), key, keys, route };
+        let parameters =
+            StoreParameters { share: share.clone(), key, keys, publisher: publisher.digest, route };
         if !needs_check {
             let message = CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge };
             return Ok(PublishStep::Waiting(Some(message), parameters));
         }
         let (reply, checked) = oneshot::channel();
         let idempotency_key = parameters.key.clone();
-        let message = UncheckedMessage { room, principal: who, via, event, data, idempotency_key, charge };
+        let message = UncheckedMessage { room, key: publisher, via, event, data, idempotency_key, charge };
         let request = PolicyRequest::Check { message, canonical: None, reply };
         self.router.forward(request);
         Ok(PublishStep::Checking(checked, parameters))

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use switchyard_plugin::{Counts, Governor, Principal};
+use switchyard_plugin::{Counts, Governor};
 use switchyard_protocol::{Refusal, room::RoomName};
 
 /// Maximum number of members of each shard that are listed.
@@ -90,8 +90,7 @@ impl SurveyJudge {
         let judge = |member: &SurveyedMember| {
             (Instant::now() < until).then(|| {
                 let SurveyedMember { room, connection, filter_text } = member;
-                let Connection { principal, key_id, tier, .. } = &**connection;
-                let principal_now = Principal::new(principal.clone(), key_id.clone(), tier.clone());
+                let (principal, key) = (&connection.principal, connection.key.load_full());
                 let in_room = admitted.get(room).copied().unwrap_or_default();
                 let (of_connection, of_principal) = usage.other_rooms(room, connection.id, principal);
                 let counts = Counts { of_connection, of_principal, in_room };
@@ -99,7 +98,7 @@ impl SurveyJudge {
                 if canonical != *room {
                     return Err(renamed(room, &canonical));
                 }
-                policy.admit(canonical, &principal_now, filter_text.as_deref(), counts)?;
+                policy.admit(canonical, &key.seen_by_plugins, filter_text.as_deref(), counts)?;
                 usage.add(room, connection.id, principal);
                 *admitted.entry(room.clone()).or_default() += 1;
                 Ok(())

@@ -9,13 +9,21 @@ use crate::{
     session::Services,
 };
 use arc_swap::ArcSwap;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use switchyard_protocol::unix_ms;
 use switchyard_store::key::KeyConfig;
 use tokio::sync::mpsc;
 
 /// How often the clock is read: it may have been set, or have advanced while the machine was asleep.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a session may take to leave the rooms that its key does not allow any more. Then its connection is closed, so
+/// that it hears nothing from them after a second.
+const KEY_CHECK_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Keys that replace the previous ones of the same source.
 pub(super) enum KeyChange {
@@ -79,7 +87,14 @@ impl KeyEnforcer {
                     None => return,
                 },
             }
-            self.hub.connections.recheck_keys(&self.keys.load());
+            let changed = self.hub.connections.recheck_keys(&self.keys);
+            if !changed.is_empty() {
+                tokio::spawn(async move {
+                    tokio::time::sleep(KEY_CHECK_TIMEOUT).await;
+                    let remaining = changed.iter().filter_map(Weak::upgrade);
+                    remaining.for_each(|connection| connection.close_unless_checked());
+                });
+            }
         }
     }
 
@@ -108,6 +123,13 @@ pub(super) fn merge_keys(configured: &ConfiguredKeys, stored: &[KeyConfig]) -> K
         }
         is_known
     };
+    let by_id: HashMap<_, _> = configured.keys.iter().map(|key| (key.id(), key)).collect();
+    for key in stored {
+        if let Some(other) = by_id.get(&key.id()).filter(|other| other.digest != key.digest) {
+            let (id, principal, other) = (key.id(), &key.principal.0, &other.principal.0);
+            tracing::warn!(%id, %principal, %other, "a key in the store has the id of a key in the configuration");
+        }
+    }
     let stored = stored.iter().filter(is_known).cloned();
     let all: Vec<_> = configured.keys.iter().cloned().chain(stored).collect();
     Keys::new(&all, &configured.tiers)

@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     hub::{
-        AckError, Confirmation, Connection, Hub, Permit, Policy, Proposal, PublishOutcome, PublishPipeline,
+        AckError, Confirmation, Connection, Hub, Permit, Proposal, PublishOutcome, PublishPipeline,
         Publisher, Registration, RemovedSeat, ReplayTurns,
     },
-    key::{Key, Keys},
+    key::Keys,
 };
 use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
@@ -59,7 +59,6 @@ pub(crate) struct Client {
 /// The session of an authenticated client.
 pub(crate) struct ClientSession {
     services: Services,
-    key: Arc<Key>,
     connection: Arc<Connection>,
     state: SessionState,
     /// The tasks of running replays. They take turns, page by page.
@@ -77,6 +76,8 @@ type PublishAnswer = (Option<Box<RawValue>>, PublishOutcome);
 pub(crate) enum SessionEvent {
     Published(PublishAnswer),
     Removed(Vec<RemovedSeat>),
+    /// The key has changed.
+    KeyChanged,
 }
 
 impl ClientSession {
@@ -86,6 +87,8 @@ impl ClientSession {
 
     /// Handles a frame: parses the request, decides whether this client may make it, and carries it out.
     pub(crate) async fn handle(&mut self, frame: ClientFrame<'_>) {
+        // Here, too, because a client that sends without a pause would keep other events waiting.
+        self.check_key().await;
         let (hub, keys) = (self.services.hub.clone(), self.services.keys.load_full());
         let (decision, bytes) = match frame {
             ClientFrame::Text(text) => {
@@ -123,9 +126,9 @@ impl ClientSession {
             Decision::Subscribe { id, joins } => self.subscribe(id, joins).await,
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
             Decision::Publish { id, room, message } => {
-                let principal = Policy::principal(&self.key);
-                let publisher =
-                    Publisher { keys, share: &self.connection.share, principal, via: Via::WebSocket };
+                let key = self.connection.key.load_full();
+                let keys = self.services.keys.clone();
+                let publisher = Publisher { keys, share: &self.connection.share, key, via: Via::WebSocket };
                 let proposal = Proposal { room, message, bytes };
                 self.publishes.begin(&hub, publisher, proposal, id.map(ToOwned::to_owned));
                 self.answer_ready().await;
@@ -145,15 +148,16 @@ impl ClientSession {
         }
     }
 
-    async fn history(&self, id: Option<Id<'_>>, room: &RoomName, since: Option<Position>, limit: usize) {
+    async fn history(&mut self, id: Option<Id<'_>>, room: &RoomName, since: Option<Position>, limit: usize) {
         // Nothing is read from the store for a client that does not read.
         if !self.connection.outbox.wait_until_half_free().await {
             return;
         }
+        self.check_key().await;
         let history = match self.state.seat(room) {
             Some(seat) => {
                 let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
-                self.services.hub.history(&self.key.principal, seat, since.as_ref(), limit).await
+                self.services.hub.history(&self.connection.principal, seat, since.as_ref(), limit).await
             }
             None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left in the meantime")),
         };
@@ -170,6 +174,9 @@ impl ClientSession {
             if let Poll::Ready(removed) = connection.removals.poll_take(cx) {
                 return Poll::Ready(SessionEvent::Removed(removed));
             }
+            if connection.removals.key_change().is_some() {
+                return Poll::Ready(SessionEvent::KeyChanged);
+            }
             match publishes.poll_next(&services.hub, cx) {
                 Poll::Ready(Some(answer)) => Poll::Ready(SessionEvent::Published(answer)),
                 Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -183,6 +190,7 @@ impl ClientSession {
         match event {
             SessionEvent::Published(answer) => self.answer(answer).await,
             SessionEvent::Removed(seats) => self.leave_removed(seats).await,
+            SessionEvent::KeyChanged => self.check_key().await,
         }
     }
 

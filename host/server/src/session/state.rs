@@ -21,7 +21,10 @@ use switchyard_protocol::{
     room::{RoomKind, RoomName},
     unix_ms,
 };
-use switchyard_store::key::{Digest, Scope};
+use switchyard_store::{
+    grant::Verb,
+    key::{Digest, Scope},
+};
 
 /// This many frames that are not requests, within [`BAD_FRAME_PERIOD`], close a connection.
 const MAX_BAD_FRAMES: usize = 10;
@@ -138,14 +141,17 @@ impl SessionState {
             },
             Request::Members { room } => {
                 let room = self.joined(&room, "see the members of")?;
-                // Every connection is in this room, so its members are all principals.
-                if room.kind() == RoomKind::Broadcast {
-                    key.require(Scope::Admin, "see the members of '*'")?;
+                match room.kind() {
+                    // Every connection is in this room, so its members are all principals.
+                    RoomKind::Broadcast => key.require(Scope::Admin, "see the members of '*'")?,
+                    RoomKind::Inbox | RoomKind::Ordinary => key.require_in(Verb::Subscribe, &room)?,
                 }
                 Decision::Members { id, room }
             }
             Request::History { room, since, limit } => {
-                Decision::History { id, room: self.joined(&room, "read the history of")?, since, limit }
+                let room = self.joined(&room, "read the history of")?;
+                key.require_in(Verb::Subscribe, &room)?;
+                Decision::History { id, room, since, limit }
             }
         })
     }
@@ -269,20 +275,25 @@ impl SessionState {
         self.rooms.get(room)
     }
 
-    /// How many ordinary rooms this connection is in.
+    /// The ordinary rooms that this connection is in.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = &RoomName> {
+        self.rooms.keys().filter(|room| room.kind() == RoomKind::Ordinary)
+    }
+
+    /// How many these are.
     pub(super) fn room_count(&self) -> usize {
-        self.rooms.keys().filter(|room| room.kind() == RoomKind::Ordinary).count()
+        self.rooms().count()
     }
 }
 
 /// The room to which a message goes, if this key may publish it. For WebSocket and HTTP.
 pub(crate) fn may_publish(publish: &Publish, key: &Key, message_bytes: usize) -> Result<RoomName, Refusal> {
     let room = RoomName::parse(&publish.room)?;
-    let scope = match room.kind() {
-        RoomKind::Broadcast => Scope::Broadcast,
-        RoomKind::Inbox | RoomKind::Ordinary => Scope::Publish,
-    };
-    key.require(scope, format_args!("publish to '{}'", &*room))?;
+    match room.kind() {
+        // Its canonical name, which counts, may not be known yet.
+        RoomKind::Ordinary => key.require(Scope::Publish, format_args!("publish to '{}'", &*room))?,
+        RoomKind::Inbox | RoomKind::Broadcast => key.require_in(Verb::Publish, &room)?,
+    }
     check_size(publish, message_bytes)?;
     Ok(room)
 }

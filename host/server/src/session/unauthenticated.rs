@@ -89,12 +89,11 @@ impl UnauthenticatedSession {
 mod tests {
     use super::*;
     use std::collections::HashMap;
-    use switchyard_store::key::{Digest, KeyConfig, PrincipalName};
+    use switchyard_store::key::Digest;
 
     fn keys() -> Keys {
-        let (digest, principal) = (Digest::of("sk_1"), PrincipalName("acme".into()));
-        let config = KeyConfig { digest, principal, tier: None, scopes: vec![], expires: None };
-        Keys::new(&[config], &HashMap::new())
+        let text = format!("digest = \"{}\"\nprincipal = \"acme\"\nscopes = []", Digest::of("sk_1"));
+        Keys::new(&[toml::from_str(&text).unwrap()], &HashMap::new())
     }
 
     fn rejected(text: &str) -> (String, u16) {

@@ -16,7 +16,7 @@ use switchyard_process::vital::VitalTasks;
 use tokio::sync::mpsc;
 
 /// The schema of the keys. A node does not start on keys of another schema.
-pub(super) const SCHEMA: &str = "6";
+pub(super) const SCHEMA: &str = "7";
 /// After how many attempts with the same error that error is logged again.
 const ATTEMPTS_PER_WARNING: u32 = 10;
 

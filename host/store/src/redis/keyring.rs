@@ -3,7 +3,8 @@
 
 use crate::{
     RESPONSE_TIMEOUT, StoreMetrics, StoredKeys, Unavailable,
-    key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
+    grant::Grants,
+    key::{Digest, Expiry, KeyConfig, KeyId, PrincipalName, Scope, Tags},
     redis::{
         connecting::{StartupReporter, connect},
         link::{Link, Replication},
@@ -36,11 +37,18 @@ pub struct Keyring {
 
 /// A key as it is stored under its digest, as JSON.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct KeyRecord {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     principal: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     tier: Option<String>,
     scopes: Vec<Scope>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rooms: Option<Grants>,
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    tags: Tags,
     /// Unix milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<u64>,
@@ -149,9 +157,12 @@ impl Keyring {
     /// If Redis does not answer in time. The key may have been added nevertheless.
     pub async fn add(&self, key: &KeyConfig) -> Result<Replication, Unavailable> {
         let record = KeyRecord {
+            id: key.id.as_ref().map(|id| id.0.to_string()),
             principal: key.principal.0.to_string(),
             tier: key.tier.as_ref().map(|tier| tier.get_ref().clone()),
             scopes: key.scopes.clone(),
+            rooms: key.rooms.clone(),
+            tags: key.tags.clone(),
             expires: key.expires.map(|at| at.0),
         };
         let record = serde_json::to_string(&record).expect("a record is plain data");
@@ -208,12 +219,16 @@ fn decode_entry(digest: &str, entry: &RegistryEntry) -> Option<KeyConfig> {
 }
 
 fn decode_key(digest: &str, record: &str) -> Option<KeyConfig> {
-    let KeyRecord { principal, tier, scopes, expires } = serde_json::from_str(record).ok()?;
+    let KeyRecord { id, principal, tier, scopes, rooms, tags, expires } =
+        serde_json::from_str(record).ok()?;
     Some(KeyConfig {
+        id: id.map(KeyId::try_from).transpose().ok()?,
         digest: Digest::try_from(digest.to_owned()).ok()?,
         principal: PrincipalName::try_from(principal).ok()?,
         tier: tier.map(|tier| toml::Spanned::new(0..0, tier)),
         scopes,
+        rooms,
+        tags,
         expires: expires.map(Expiry),
     })
 }

@@ -204,12 +204,8 @@ async fn lost_keys_are_restored_and_revoked_keys_stay_revoked() {
     let site = server.site();
     let (one, two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
     let keyring = Keyring::open(&site).await.unwrap();
-    let key = |name: &str| KeyConfig {
-        digest: Digest::of(name),
-        principal: PrincipalName::try_from(name.to_owned()).unwrap(),
-        tier: None,
-        scopes: vec![],
-        expires: None,
+    let key = |name: &str| {
+        KeyConfig::new(Digest::of(name), PrincipalName::try_from(name.to_owned()).unwrap(), vec![])
     };
     let names = |stored: &StoredKeys| -> Vec<String> {
         let mut names: Vec<_> = stored.keys.iter().map(|key| key.principal.0.to_string()).collect();

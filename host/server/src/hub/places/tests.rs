@@ -10,7 +10,6 @@ use crate::{
     outbox::tests::TestPipe,
 };
 use std::{thread, time::Duration};
-use switchyard_plugin::Principal;
 use switchyard_protocol::{Refusal, room::RoomPattern};
 use tokio::sync::{mpsc, oneshot};
 
@@ -53,7 +52,6 @@ impl Fixture {
         let request = JoinRequest {
             room: self.names[shard].clone(),
             connection: Connection::detached(TestPipe::new(0)),
-            principal: Principal::new(self.acme.clone(), "0123456789abcdef", "default"),
             filter: None,
             since: None,
             buffer: false,

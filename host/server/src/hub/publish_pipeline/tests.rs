@@ -24,8 +24,9 @@ impl Source {
     }
 
     fn publisher(&self) -> Publisher<'_> {
-        let principal = Principal::new(self.share.principal().clone(), "0123456789abcdef", "default");
-        Publisher { keys: Arc::default(), share: &self.share, principal, via: Via::WebSocket }
+        let key = Key::detached(self.share.principal());
+        let keys = Keys::detached(self.share.principal());
+        Publisher { keys, share: &self.share, key, via: Via::WebSocket }
     }
 
     async fn publish(&self, hub: &Hub, room: &str, data: &str, key: Option<&str>) -> PublishOutcome {

@@ -10,6 +10,7 @@ use crate::hub::{
 use switchyard_plugin::{PluginFunction, PublishRequest, Verdict};
 use switchyard_process::lock::LockExt;
 use switchyard_protocol::ErrorCode;
+use switchyard_store::grant::Verb;
 
 impl Shard {
     /// Decides whether a message may be published, to which room and with which data. The limits that the
@@ -19,8 +20,10 @@ impl Shard {
         message: UncheckedMessage,
         canonical: Option<CanonicalRoom>,
     ) -> Result<CheckedMessage, Refusal> {
-        let UncheckedMessage { room, principal, via, event, data, idempotency_key, mut charge } = message;
+        let UncheckedMessage { room, key, via, event, data, idempotency_key, mut charge } = message;
         let room = canonical.map_or(room, |canonical| canonical.name);
+        key.require_in(Verb::Publish, &room)?;
+        let principal = &key.seen_by_plugins;
         let governor = match &mut self.policy {
             Policy::Governed(governor) => governor,
             Policy::Closed { plugin, reason } => return Err(reason.refusal(plugin, &room)),
@@ -38,7 +41,7 @@ impl Shard {
                 };
                 // The publisher is treated as a member that is in no other room.
                 let counts = Counts { in_room, ..Counts::default() };
-                let limits = governor.limits(&principal, &room, counts);
+                let limits = governor.limits(principal, &room, counts);
                 let limits = limits.map_err(|refusal| wire_refusal(PluginFunction::Subscribe, refusal))?;
                 let mut quotas = governed.quotas.locked();
                 quotas.set_publisher_limits(&principal.id, &room, &limits, now);
@@ -53,7 +56,7 @@ impl Shard {
             return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Repeated(position), charge });
         }
         let request = PublishRequest {
-            principal: &principal,
+            principal,
             room: &room,
             event: event.as_deref().unwrap_or_default(),
             data: data.as_bytes(),

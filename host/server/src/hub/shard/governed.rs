@@ -195,7 +195,7 @@ impl Shard {
     fn principal_of(&mut self, request: &PolicyRequest) -> Option<Arc<str>> {
         match request {
             PolicyRequest::Join { request, .. } => Some(request.connection.principal.clone()),
-            PolicyRequest::Check { message, .. } => Some(message.principal.id.clone()),
+            PolicyRequest::Check { message, .. } => Some(message.key.principal.clone()),
             PolicyRequest::FilterHistory(HistoryFilterRequest { room, seat, .. }) => {
                 self.open_room(room)?.filter_of(*seat).map(|(_, principal)| principal)
             }

@@ -4,13 +4,11 @@
 
 use super::*;
 use crate::hub::{
-    Connection,
     refusals::{changing_governor, renamed},
     room::MemberToJudge,
     router::SlotId,
 };
 use std::collections::BTreeMap;
-use switchyard_plugin::Principal;
 use switchyard_process::{
     fair_queue::{FairQueue, TurnStep},
     lock::LockExt,
@@ -110,7 +108,7 @@ impl Shard {
         until: Instant,
     ) -> Result<(), Refusal> {
         let connection = &member.connection;
-        let Connection { principal, key_id, tier, .. } = &**connection;
+        let (principal, key) = (&connection.principal, connection.key.load_full());
         let _question = match &self.governed {
             Some(governed) if self.policy.counts_places() => {
                 let question = governed.begin_urgent_question(principal, until);
@@ -123,15 +121,14 @@ impl Shard {
             Some(governed) => governed.places.counts(name, connection.id, principal, in_room),
             None => Counts::default(),
         };
-        let principal = Principal::new(principal.clone(), key_id.clone(), tier.clone());
-        let canonical = self.policy.resolve(&principal.id, name, |_| true)?;
+        let canonical = self.policy.resolve(principal, name, |_| true)?;
         if canonical != *name {
             return Err(renamed(name, &canonical));
         }
         let filter = member.filter_text.as_deref();
-        let admission = self.policy.admit(canonical, &principal, filter, counts)?;
+        let admission = self.policy.admit(canonical, &key.seen_by_plugins, filter, counts)?;
         if let (Policy::Governed(_), Some(governed)) = (&self.policy, &self.governed) {
-            let (principal, now) = (&connection.principal, Instant::now());
+            let now = Instant::now();
             governed.quotas.locked().set_member_limits(principal, name, &admission.limits, now);
             governed.places.add(name, connection.id, principal);
         }

@@ -4,7 +4,8 @@
 use super::*;
 use crate::hub::{memory_exhausted, store_unavailable};
 use switchyard_process::lock::LockExt;
-use switchyard_store::ConnectionId;
+use switchyard_protocol::room::RoomKind;
+use switchyard_store::{ConnectionId, grant::Verb};
 
 /// The approximate memory of a membership, in the room and in the session.
 const SEAT_BYTES: usize = 500;
@@ -28,7 +29,12 @@ impl Shard {
         reply: oneshot::Sender<Result<JoinAnswer, Refusal>>,
     ) {
         let room = canonical.map_or_else(|| request.room.clone(), |canonical| canonical.name);
-        let connection = &request.connection;
+        let (connection, key) = (&request.connection, request.connection.key.load_full());
+        if room.kind() == RoomKind::Ordinary
+            && let Err(refusal) = key.require_in(Verb::Subscribe, &room)
+        {
+            return drop(reply.send(Err(refusal)));
+        }
         let in_room = match self.rooms.get(&room) {
             Some(RoomEntry::Open(room, _)) => room.len() as u32,
             Some(RoomEntry::Opening(waiting, _)) => waiting.len() as u32,
@@ -38,7 +44,7 @@ impl Shard {
             Some(governed) => governed.places.counts(&room, connection.id, &connection.principal, in_room),
             None => Counts::default(),
         };
-        let (principal, filter) = (&request.principal, request.filter.as_deref());
+        let (principal, filter) = (&key.seen_by_plugins, request.filter.as_deref());
         let observed = self.observers.are_there().then(|| room.clone());
         let admission = self.policy.admit(room, principal, filter, counts);
         if let Some(room) = observed {

@@ -41,14 +41,14 @@ impl Shard {
     /// refused, or passed on together with that name.
     pub(super) fn resolve_room(&mut self, mut request: PolicyRequest) -> Option<PolicyRequest> {
         let (principal, room) = match &request {
-            PolicyRequest::Join { request, .. } => (&request.principal, &request.room),
-            PolicyRequest::Check { message, .. } => (&message.principal, &message.room),
+            PolicyRequest::Join { request, .. } => (&request.connection.principal, &request.room),
+            PolicyRequest::Check { message, .. } => (&message.key.principal, &message.room),
             PolicyRequest::FilterHistory(_) => return Some(request),
         };
         if room.kind() != RoomKind::Ordinary {
             return Some(request);
         }
-        let (principal, room) = (principal.id.clone(), room.clone());
+        let (principal, room) = (principal.clone(), room.clone());
         if request.canonical().is_some_and(|canonical| canonical.is_some()) {
             return match self.policy.check_open(&room) {
                 Ok(()) => Some(request),

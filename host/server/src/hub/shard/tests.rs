@@ -9,11 +9,12 @@ use crate::{
         router::{ShardHandle, SlotId},
         tests::{govern, hub, version},
     },
+    key::Key,
     outbox::tests::TestPipe,
 };
 use governed::PendingCommands;
 use std::collections::VecDeque;
-use switchyard_plugin::{Governor, Principal, Via};
+use switchyard_plugin::{Governor, Via};
 use switchyard_process::memory::MemoryAccount;
 use switchyard_protocol::ErrorCode;
 
@@ -58,7 +59,7 @@ fn room_name() -> RoomName {
 fn message(hub: &Hub, room: &str) -> UncheckedMessage {
     UncheckedMessage {
         room: RoomName::parse(room).unwrap(),
-        principal: Principal::new("acme", "key-1", "default"),
+        key: Key::detached("acme"),
         via: Via::Http,
         event: None,
         data: "1".to_owned(),

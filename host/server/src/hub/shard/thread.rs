@@ -108,7 +108,7 @@ impl Shard {
         };
         let hooks = governor.plugin().info().hooks;
         let has_limits = |governed: &Arc<GovernedRooms>| {
-            governed.quotas.locked().stay_known(&message.principal.id, &message.room, Instant::now())
+            governed.quotas.locked().stay_known(&message.key.principal, &message.room, Instant::now())
         };
         hooks.room || hooks.publish || (hooks.subscribe && !self.governed.as_ref().is_some_and(has_limits))
     }

@@ -109,8 +109,9 @@ impl TestNode {
 
     pub(super) async fn publish(&self) -> Result<(), Refusal> {
         let share = self.rollout.hub.memory.share(&"acme".into());
-        let principal = Principal::new("acme", "0123456789abcdef", "default");
-        let publisher = Publisher { keys: Default::default(), share: &share, principal, via: Via::WebSocket };
+        let key = crate::key::Key::detached("acme");
+        let publisher =
+            Publisher { keys: crate::key::Keys::detached("acme"), share: &share, key, via: Via::WebSocket };
         let room = RoomName::parse("p:a").unwrap();
         let data = RawValue::from_string("1".to_owned()).unwrap();
         let message = Publish { room: "p:a".into(), event: None, data: &data, key: None };

@@ -5,7 +5,7 @@
 
 use super::{Client, ClientSession, Services};
 use crate::{
-    hub::{self, Connection, Hub, Permit, Policy, PublishPipeline, Registration},
+    hub::{self, Connection, Hub, Permit, PublishPipeline, Registration},
     key::Key,
     session::{
         Heartbeat,
@@ -16,13 +16,8 @@ use crate::{
 };
 use std::{collections::HashMap, sync::Arc};
 use switchyard_plugin::{ConnectRequest, Limits};
-use switchyard_protocol::{
-    Close, ErrorCode, Id, Refusal, reply,
-    room::{RoomKind, RoomName},
-};
-use switchyard_store::{
-    Join, Membership, ResumeCheck, ResumeResult, ResumedSession, SessionToken, key::Scope,
-};
+use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName};
+use switchyard_store::{Join, Membership, ResumeCheck, ResumeResult, ResumedSession, SessionToken};
 
 /// What a new connection has before it joins rooms.
 struct Admitted {
@@ -61,7 +56,7 @@ impl ClientSession {
         let registration = Registration::new(hub.clone(), connection.clone());
         // From here on, the connection is closed if its key is removed or expires. That may have happened
         // since the check.
-        if let Err(refusal) = services.keys.load().find(&key.digest) {
+        if let Err(refusal) = connection.check_key(&services.keys) {
             return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
         }
         let admitted = Self::admit(&hub, &key, session, client, permit, &connection).await;
@@ -71,7 +66,6 @@ impl ClientSession {
         hub.metrics.opened.inc();
         let mut session = Self {
             services,
-            key,
             connection,
             state,
             replays: HashMap::new(),
@@ -98,7 +92,7 @@ impl ClientSession {
         connection: &Connection,
     ) -> Result<Admitted, Refusal> {
         let connect_request = || ConnectRequest {
-            principal: Policy::principal(key),
+            principal: key.seen_by_plugins.clone(),
             remote: client.remote.to_string(),
             origin: client.origin.clone(),
             headers: client.headers.clone(),
@@ -187,13 +181,9 @@ impl ClientSession {
         let mut joins = Vec::with_capacity(resumed.rooms.len());
         let mut names = Vec::with_capacity(resumed.rooms.len());
         for (room, Membership { filter, position }) in resumed.rooms {
-            // The key may have lost this scope since the room was joined.
-            let may = match room.kind() {
-                RoomKind::Ordinary => self.key.require(Scope::Subscribe, "subscribe"),
-                RoomKind::Broadcast | RoomKind::Inbox => Ok(()),
-            };
-            let options = may.map(|()| JoinOptions { room: room.clone(), filter, since: Some(position) });
-            joins.push(PendingJoin::new(&room, options));
+            // Whether the key still allows an ordinary room is found out when it is joined.
+            let options = JoinOptions { room: room.clone(), filter, since: Some(position) };
+            joins.push(PendingJoin::new(&room, Ok(options)));
             names.push(room);
         }
         let answered = self.request_joins(joins, false, None).await;
@@ -241,7 +231,10 @@ impl ClientSession {
             connection: self.connection.id.to_string(),
             session: self.connection.session().reveal(),
             resumed,
-            principal: reply::PrincipalInfo { id: self.key.principal.clone(), tier: self.key.tier.clone() },
+            principal: reply::PrincipalInfo {
+                id: self.connection.principal.clone(),
+                tier: self.connection.key.load().tier.clone(),
+            },
             heartbeat: reply::HeartbeatInfo {
                 interval: interval.as_millis() as u64,
                 timeout: timeout.as_millis() as u64,

@@ -3,7 +3,7 @@
 
 use super::ClientSession;
 use crate::{
-    hub::{self, JoinAnswer, JoinRequest, Joined, Policy, Recovered, Recovery, Replay, ReplayTurns},
+    hub::{self, JoinAnswer, JoinRequest, Joined, Recovered, Recovery, Replay, ReplayTurns},
     session::pending_join::{
         AnswerKind, CompletedJoin, GrantedJoin, JoinOptions, JoinState, PendingJoin, clip, named_twice,
     },
@@ -139,11 +139,12 @@ impl ClientSession {
         let granted = match join.state {
             JoinState::Granted(granted) => *granted,
             JoinState::Offered(options, offer) => {
-                self.stop_replay(&offer.room).await;
+                let room = offer.room.clone();
+                self.stop_replay(&room).await;
                 let joined = match offer.accept(self.connection.clone(), options.since.clone()).await {
                     Some(joined) => joined,
                     // The room was handed over to another shard in the meantime.
-                    None => self.join_again(&options).await?,
+                    None => self.join_again(&options).await.filter(|joined| joined.seat.room == room)?,
                 };
                 self.prepare_recovery(options, joined).await.ok()?
             }
@@ -184,7 +185,6 @@ impl ClientSession {
         JoinRequest {
             room: options.room.clone(),
             connection: self.connection.clone(),
-            principal: Policy::principal(&self.key),
             filter: options.filter.clone(),
             since: options.since.clone(),
             buffer,
@@ -250,15 +250,7 @@ impl ClientSession {
     }
 
     pub(super) fn count_rooms(&self) {
-        // Sequentially consistent with changes of the keys: either the task that changes a key sees the
-        // rooms, or the new key is seen here.
-        self.connection.rooms.store(self.state.room_count() as u32, Ordering::SeqCst);
-        if let Err(refusal) = self.connection.check_key(&self.services.keys.load())
-            && refusal.code == ErrorCode::Forbidden
-        {
-            self.connection.outbox.push(reply::error(None, &refusal).into());
-            self.connection.outbox.close(hub::close_for_key(&refusal));
-        }
+        self.connection.rooms.store(self.state.room_count() as u32, Ordering::Relaxed);
     }
 }
 
