@@ -72,6 +72,7 @@ async fn a_room_is_closed_on_a_node_that_lacks_its_plugin() {
     assert_eq!(governor(&two).await, "threshold_filter");
     let expected = "plugin 'threshold_filter' governs rooms on other nodes and is not configured here";
     assert!(reasons(&two).await.contains(expected), "{}", reasons(&two).await);
+    assert!(reasons(&two).await.contains(r#""ready":true,"degraded":true"#), "{}", reasons(&two).await);
     let (_, list) = two.call("GET", "/v1/plugins", "").await;
     assert!(list.contains(expected), "{list}");
     assert_eq!(two.metric("switchyard_governance_drift").await, 1.0);

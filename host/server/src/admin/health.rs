@@ -19,6 +19,8 @@ pub(super) async fn live() -> &'static str {
 #[derive(Serialize)]
 pub(super) struct Readiness {
     ready: bool,
+    /// Whether the node is ready, and there are reasons nevertheless.
+    degraded: bool,
     /// Why the node is not ready; or what a ready node cannot do, or what an operator should look at.
     reasons: Vec<String>,
     /// The state of each plugin. A plugin that does not work closes its own rooms only, so the node stays
@@ -62,11 +64,13 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Read
     reasons.extend(api.status.problems());
     reasons.extend(api.rollout.governance_drift());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, reasons, plugins }))
+    let degraded = ready && !reasons.is_empty();
+    (status, Json(Readiness { ready, degraded, reasons, plugins }))
 }
 
 /// The answer of `/readyz` while a node is starting.
 pub(super) fn starting(reason: String) -> (StatusCode, Json<Readiness>) {
-    let readiness = Readiness { ready: false, reasons: vec![reason], plugins: BTreeMap::new() };
+    let (reasons, plugins) = (vec![reason], BTreeMap::new());
+    let readiness = Readiness { ready: false, degraded: false, reasons, plugins };
     (StatusCode::SERVICE_UNAVAILABLE, Json(readiness))
 }
