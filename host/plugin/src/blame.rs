@@ -1,6 +1,6 @@
-//! Who is responsible for a plugin's failures. Each principal, history reader and room, and each publisher in a room, has
-//! a circuit breaker of its own: whoever sends what the plugin cannot handle is quarantined before the plugin itself is. The
-//! plugin's own breaker is in `governor.rs`.
+//! Who is responsible for a plugin's failures. Each principal, history reader and room, and each publisher in a
+//! room, has a circuit breaker of its own: whoever sends what the plugin cannot handle is quarantined before the
+//! plugin itself is. The plugin's own breaker is in `governor_group.rs`.
 
 use super::breaker::{Breaker, FailureOrigin};
 use std::borrow::Borrow;
@@ -76,7 +76,8 @@ impl BlameBreakers {
         self.find(blame).is_some_and(Breaker::record_success) || ends_own
     }
 
-    /// Records a failure. If a quarantine follows, returns whose it is and how long it lasts. The host has no breaker here.
+    /// Records a failure. If a quarantine follows, returns whose it is and how long it lasts. The host has no breaker
+    /// here.
     pub(crate) fn record_failure<'a>(
         &mut self,
         blame: Blame<'a>,

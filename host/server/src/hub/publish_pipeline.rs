@@ -91,6 +91,7 @@ struct StoreParameters {
     /// The idempotency key.
     key: Option<String>,
     keys: Arc<ArcSwap<Keys>>,
+    /// The digest of the publisher's API key.
     publisher: Digest,
     /// Taken when the message is passed to the store.
     route: Option<PublishRoute>,

@@ -1,5 +1,6 @@
-//! A shard owns its rooms. Only its task touches them, so they need no lock, and the order of a room is the
-//! order of the shard's queue. It waits neither for a socket nor for the store.
+//! A shard owns its rooms. Only the task or the thread that runs it touches them, so they need no lock, and the order of
+//! a room is the order of the shard's queue. It waits neither for a socket nor for the store: only for its plugin and,
+//! while the version changes, for the other shards of its plugin.
 
 mod arrivals;
 mod check;
