@@ -4,6 +4,7 @@
 mod address;
 mod failures;
 mod files;
+mod mode;
 mod rate;
 mod slots;
 mod token_bucket;
@@ -12,6 +13,7 @@ pub(crate) use address::{AddressGroup, IpNetwork};
 pub(crate) use failures::KeyFailures;
 pub(crate) use files::FileBudget;
 pub use files::raise_file_limit;
+pub use mode::LimitMode;
 pub(crate) use rate::Rate;
 pub(crate) use slots::{EvictionGuard, NoSlot, Slot, Slots};
 pub(crate) use token_bucket::TokenBucket;
@@ -142,7 +144,7 @@ impl ClientLimits {
     }
 
     pub(crate) fn count_limited(&self, limit: LimitKind) {
-        self.metrics.count_limited(limit);
+        self.metrics.count_limited(limit, LimitMode::Enforce);
     }
 
     fn is_trusted(&self, address: IpAddr) -> bool {

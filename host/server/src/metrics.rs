@@ -1,6 +1,7 @@
 //! The metrics that this node exports to Prometheus. Does not count anything itself; those of plugins are in
 //! `admin/metrics`.
 
+use crate::limits::LimitMode;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -51,7 +52,7 @@ impl LimitKind {
         Self::Operators,
     ];
 
-    fn label(self) -> LimitLabel {
+    fn label(self, mode: LimitMode) -> LimitLabel {
         let limit = match self {
             Self::Unauthenticated => "unauthenticated",
             Self::AddressUnauthenticated => "address_unauthenticated",
@@ -59,7 +60,7 @@ impl LimitKind {
             Self::Files => "files",
             Self::Operators => "operators",
         };
-        LimitLabel { limit, mode: "enforce" }
+        LimitLabel { limit, mode: mode.as_str() }
     }
 }
 
@@ -131,7 +132,9 @@ impl Default for Metrics {
         }
         let limited: Family<LimitLabel, Counter> =
             register!("limited", "Connections and requests that a limit refused or ended, by limit");
-        LimitKind::ALL.iter().for_each(|limit| drop(limited.get_or_create(&limit.label())));
+        for limit in LimitKind::ALL {
+            drop(limited.get_or_create(&limit.label(LimitMode::Enforce)));
+        }
         let refused_keys: Family<ListenerLabel, Counter> =
             register!("keys_refused", "Invalid keys that were presented, by listener");
         for listener in [ListenerKind::Clients, ListenerKind::Operators] {
@@ -180,8 +183,9 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabel { result }).inc();
     }
 
-    pub(crate) fn count_limited(&self, limit: LimitKind) {
-        self.limited.get_or_create(&limit.label()).inc();
+    /// Counts what a limit refused, or would have refused if it were enforced.
+    pub(crate) fn count_limited(&self, limit: LimitKind, mode: LimitMode) {
+        self.limited.get_or_create(&limit.label(mode)).inc();
     }
 
     pub(crate) fn count_refused_key(&self, listener: ListenerKind) {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     http::{self, SchemeHint, is_not_http},
-    limits::{AddressGroup, ClientLimits, FileBudget, KeyFailures, NoSlot, Slot, Slots},
+    limits::{AddressGroup, ClientLimits, FileBudget, KeyFailures, LimitMode, NoSlot, Slot, Slots},
     metrics::{LimitKind, ListenerKind, Metrics},
     rollout::Rollout,
     session::Services,
@@ -191,7 +191,7 @@ impl RequestHandler {
             let retry_at = match self.slots.acquire(group, true) {
                 Ok((slot, made_room)) => {
                     if made_room {
-                        self.metrics.count_limited(LimitKind::Operators);
+                        self.metrics.count_limited(LimitKind::Operators, LimitMode::Enforce);
                     }
                     return slot;
                 }
