@@ -5,6 +5,7 @@ mod expiry;
 mod grants;
 mod invalid_files;
 mod tls;
+mod tokens;
 mod unreadable_files;
 
 use serde_json::json;

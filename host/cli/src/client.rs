@@ -21,6 +21,7 @@ use std::time::Duration;
 use switchyard_protocol::{
     client::{ClientRequest, ServerError, ServerFrame, parse},
     reply::Connected,
+    request::Credentials,
 };
 use tokio::{
     net::TcpStream,
@@ -191,7 +192,8 @@ impl WireClient {
                 return Err(ConnectionLoss::cannot_connect(error, self.url.starts_with("wss:")));
             }
         };
-        let request = ClientRequest::Connect { api_key: Some(&self.key), session: self.session.as_deref() };
+        let credentials = Some(Credentials::ApiKey((&*self.key).into()));
+        let request = ClientRequest::Connect { credentials, session: self.session.as_deref() };
         let request = request.encode(Some(0.into()));
         let handshake = timeout(CONNECT_TIMEOUT, async {
             let sent = socket.send(Message::Text(request.into())).await;

@@ -2,9 +2,9 @@
 //! Owns no connection: any WebSocket library carries the texts.
 //!
 //! ```
-//! use switchyard_protocol::client::{ClientRequest, ServerFrame, SubscribeEntry, parse};
+//! use switchyard_protocol::{client::{ClientRequest, ServerFrame, SubscribeEntry, parse}, request::Credentials};
 //!
-//! let connect = ClientRequest::Connect { api_key: Some("sk_1"), session: None };
+//! let connect = ClientRequest::Connect { credentials: Some(Credentials::ApiKey("sk_1".into())), session: None };
 //! assert_eq!(connect.encode(Some(1.into())), r#"{"type":"connect","id":1,"auth":{"apiKey":"sk_1"}}"#);
 //!
 //! let rooms = [SubscribeEntry { room: "prices", filter: None, since: None }];

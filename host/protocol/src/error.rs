@@ -47,6 +47,13 @@ codes! {
     InvalidKey = "invalid_key", 401;
     /// The key has expired.
     ExpiredKey = "expired_key", 401;
+    /// The user token is not one that this server accepts: its form, issuer, audience, signature or a claim is
+    /// wrong, or it was revoked.
+    InvalidToken = "invalid_token", 401;
+    /// The user token has expired.
+    ExpiredToken = "expired_token", 401;
+    /// The keys of the token's issuer are not known at the moment, so the token could not be verified.
+    IssuerUnavailable = "issuer_unavailable", 503;
     /// The key lacks the scope, or the operation does not apply to this kind of room.
     Forbidden = "forbidden", 403;
     /// The principal has reached its connection limit.

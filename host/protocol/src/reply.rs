@@ -107,9 +107,26 @@ pub struct Connected<E = Refusal> {
     pub heartbeat: HeartbeatInfo,
     /// What this connection may do.
     pub limits: ConnectionLimits,
+    /// When the key or token expires, in Unix milliseconds. Absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// The server's clock, in Unix milliseconds: the client's may differ. Present if `expires` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
     /// All rooms of the session; empty for a new one.
     #[serde(default = "Vec::new")]
     pub rooms: Vec<RoomResult<E>>,
+}
+
+/// The body of `refreshed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// When the new key or token expires, in Unix milliseconds. Absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+    /// The server's clock, in Unix milliseconds. Present if `expires` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
 }
 
 /// The principal that owns the key of a connection.

@@ -2,11 +2,13 @@
 //! with it. Whether the client may do it is decided elsewhere.
 
 mod ack;
+mod credentials;
 pub(crate) mod fields;
 mod publish;
 mod subscribe;
 
 pub use ack::Ack;
+pub use credentials::Credentials;
 pub use publish::{Publish, parse_publish, parse_publish_to};
 pub use subscribe::{RequestedRoom, SubscribeOptions};
 
@@ -36,10 +38,15 @@ pub type Id<'a> = &'a RawValue;
 pub enum Request<'a> {
     /// `connect`: the first frame.
     Connect {
-        /// `auth.apiKey`. The server looks at it, and at errors in it, only if the upgrade presented no key.
-        api_key: Result<Option<Cow<'a, str>>, Refusal>,
+        /// `auth`. The server looks at it, and at errors in it, only if the upgrade presented no key or token.
+        credentials: Result<Option<Credentials<'a>>, Refusal>,
         /// The token of the session to resume. The error says that it is not a string.
         session: Result<Option<Cow<'a, str>>, Refusal>,
+    },
+    /// `refresh`: go on with another key or token of the same principal.
+    Refresh {
+        /// `auth`.
+        credentials: Credentials<'a>,
     },
     /// `subscribe`: join rooms.
     Subscribe {
@@ -151,6 +158,7 @@ pub fn parse(text: &str) -> ParseResult<'_> {
     };
     let request = match &*kind {
         "connect" => connect(&fields),
+        "refresh" => refresh(&fields),
         "subscribe" => subscribe::subscribe(&fields),
         "unsubscribe" => unsubscribe(&fields),
         "publish" => room(&fields).and_then(|room| publish::publish(&fields, room)).map(Request::Publish),
@@ -159,7 +167,7 @@ pub fn parse(text: &str) -> ParseResult<'_> {
         "history" => history(&fields),
         "ping" => Ok(Request::Ping),
         other => {
-            let known = "connect, subscribe, unsubscribe, publish, ack, members, history or ping";
+            let known = "connect, refresh, subscribe, unsubscribe, publish, ack, members, history or ping";
             let message = format!("unknown type '{}'; expected one of {known}", clip(other));
             Err(Refusal::new(ErrorCode::UnknownType, message))
         }
@@ -198,22 +206,18 @@ fn history<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
 }
 
 fn connect<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
-    #[derive(Deserialize)]
-    struct Auth<'a> {
-        #[serde(borrow, rename = "apiKey")]
-        api_key: Option<&'a RawValue>,
-    }
-    // Does not repeat the value, which contains the key. The same goes for the session token below.
-    let invalid = || Refusal::invalid("auth must be an object with the string apiKey");
-    let api_key = fields.auth.map(|raw| {
-        let auth: Auth = object(raw.get()).map_err(|_| invalid())?;
-        auth.api_key.map(|raw| string("apiKey", raw).map_err(|_| invalid())).transpose()
-    });
+    // Does not repeat the value of a wrong one, which is secret.
     let session = fields.session.map(|raw| match string("session", raw) {
         Ok(token) => Ok(token),
         Err(_) => Err(Refusal::invalid("session must be a string")),
     });
-    Ok(Request::Connect { api_key: api_key.unwrap_or(Ok(None)), session: session.transpose() })
+    let credentials = fields.auth.map_or(Ok(None), credentials::parse);
+    Ok(Request::Connect { credentials, session: session.transpose() })
+}
+
+fn refresh<'a>(fields: &RequestFields<'a>) -> Result<Request<'a>, Refusal> {
+    let credentials = credentials::parse(required(fields.auth, "auth")?)?;
+    Ok(Request::Refresh { credentials: credentials.ok_or_else(credentials::expected)? })
 }
 
 fn rooms<'a>(fields: &RequestFields<'a>) -> Result<Vec<&'a RawValue>, Refusal> {
@@ -323,7 +327,7 @@ mod tests {
     #[test]
     fn a_key_is_never_repeated() {
         let text = r#"{"type":"connect","auth":{"apiKey":["sk_secret"]}}"#;
-        let (_, Request::Connect { api_key, .. }) = parse(text).unwrap() else { panic!("not a connect") };
-        assert!(!api_key.unwrap_err().message.contains("sk_secret"));
+        let (_, Request::Connect { credentials, .. }) = parse(text).unwrap() else { panic!("not a connect") };
+        assert!(!credentials.unwrap_err().message.contains("sk_secret"));
     }
 }

@@ -129,9 +129,41 @@ fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 
-/// Whether a principal may have this name: 1 to 64 characters from `A-Z a-z 0-9 . _ -`.
+/// Whether a principal may have this name: 1 to 64 characters from `A-Z a-z 0-9 . _ -`, and `~XX` for each other byte
+/// of the subject of a user token, with XX in hexadecimal. The principal of an API key is a [word](is_valid_word).
 pub fn is_valid_principal(name: &str) -> bool {
-    is_valid_word(name)
+    let is_escape = |text: &str| text.get(..2).is_some_and(|hex| hex.bytes().all(is_upper_hex_digit));
+    (1..=MAX_PRINCIPAL_BYTES).contains(&name.len())
+        && name.split('~').next().is_some_and(|start| start.chars().all(is_name_char))
+        && name.split('~').skip(1).all(|part| is_escape(part) && part.chars().all(is_name_char))
+}
+
+fn is_upper_hex_digit(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte)
+}
+
+/// The name of the principal with this subject: bytes that names of principals do not have become `~XX`. Different
+/// subjects have different names. `None` if it is empty or longer than 64 bytes.
+///
+/// ```
+/// use switchyard_protocol::room::principal_of_subject;
+///
+/// assert_eq!(principal_of_subject("", "ann@example.org").as_deref(), Some("ann~40example.org"));
+/// assert_eq!(principal_of_subject("app-", "7").as_deref(), Some("app-7"));
+/// assert_eq!(principal_of_subject("", &"é".repeat(11)), None);
+/// ```
+pub fn principal_of_subject(prefix: &str, subject: &str) -> Option<String> {
+    let mut name = prefix.to_owned();
+    for byte in subject.bytes() {
+        match is_name_char(byte.into()) {
+            true => name.push(byte.into()),
+            false => name.push_str(&format!("~{byte:02X}")),
+        }
+        if name.len() > MAX_PRINCIPAL_BYTES {
+            return None;
+        }
+    }
+    (!subject.is_empty()).then_some(name)
 }
 
 /// Whether a text has 1 to 64 characters from `A-Z a-z 0-9 . _ -`, as names of principals and ids of keys have.
@@ -142,6 +174,22 @@ pub fn is_valid_word(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_names_of_principals_have_escapes_and_nothing_else() {
+        for good in ["a", "ann~40example.org", "~7E", "a~C3~A9", &"a".repeat(64)] {
+            assert!(is_valid_principal(good), "{good}");
+            assert_eq!(RoomName::parse(&format!("@{good}")).unwrap().inbox_of(), Some(good));
+        }
+        for bad in ["", "~", "a~", "a~4", "a~4g", "a~c3", "a@b", "~~", "a~4~40", &"a".repeat(65)] {
+            assert!(!is_valid_principal(bad), "{bad}");
+        }
+        assert!(RoomName::parse("a~40").is_err(), "only inboxes have them");
+        for subject in ["ann@example.org", "~", "é", "auth0|1", " "] {
+            assert!(is_valid_principal(&principal_of_subject("", subject).unwrap()), "{subject}");
+        }
+        assert_eq!(principal_of_subject("app-", ""), None);
+    }
 
     #[test]
     fn only_names_of_the_grammar_are_valid() {

@@ -24,7 +24,7 @@ pub use warnings::is_world_readable;
 
 use crate::{
     admin::AdminConfig, hub::Ungoverned, key::Tier, limits::LimitsConfig, listener::ServerConfig,
-    session::SessionConfig,
+    session::SessionConfig, token::IssuerConfig,
 };
 use serde::Deserialize;
 use std::{
@@ -58,6 +58,9 @@ pub struct Config {
     /// `[[key]]`: the API keys.
     #[serde(rename = "key")]
     pub keys: Vec<KeyConfig>,
+    /// `[[issuer]]`: who signs user tokens.
+    #[serde(rename = "issuer")]
+    pub issuers: Vec<Arc<IssuerConfig>>,
     /// `[tier.NAME]`: what keys of a tier allow, by the name of the tier.
     #[serde(rename = "tier")]
     pub tiers: HashMap<String, Tier>,
@@ -134,6 +137,7 @@ impl Config {
             files.extend([&mut tls.certificate, &mut tls.key]);
         }
         files.extend(&mut self.cache.folder);
+        files.extend(self.issuers.iter_mut().flat_map(|issuer| Arc::make_mut(issuer).files_mut()));
         files.into_iter().for_each(|file| *file = folder.join(&*file));
     }
 
@@ -199,6 +203,21 @@ mod tests {
         rooms = [{ match = "dydx:*", allow = ["subscribe"] }, { match = "@*", allow = ["publish"] }]
         tags = { team = "dydx" }
         expires = 2027-01-01T00:00:00Z
+        [[issuer]]
+        name = "app"
+        issuer = "https://auth.example.org"
+        audience = "switchyard"
+        algorithms = ["EdDSA", "ES256", "RS256"]
+        jwks = "https://auth.example.org/jwks.json"
+        ca = "ca.pem"
+        leeway = "30s"
+        lifetime = "24h"
+        prefix = "app-"
+        tier = "pro"
+        tiers = ["pro"]
+        scopes = ["subscribe"]
+        rooms = [{ match = "dydx:*", allow = ["subscribe"] }]
+        claims = { principal = "sub", tier = "tier", scopes = "scope", rooms = "rooms", tags = "tags" }
         [tier.pro]
         connections = 25
         rooms = 100

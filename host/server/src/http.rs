@@ -5,12 +5,13 @@ mod scheme_hint;
 
 pub(crate) use scheme_hint::{SchemeHint, is_not_http};
 
+use crate::token::looks_like_token;
 use axum::{
     Extension,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use switchyard_protocol::{ErrorCode, Refusal, reply};
+use switchyard_protocol::{ErrorCode, Refusal, reply, request::Credentials};
 
 /// The key of a request, if it has one. Credentials of another scheme are ignored, because they may be meant
 /// for a proxy.
@@ -28,6 +29,14 @@ pub(crate) fn presented_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal
         }
     }
     headers.get("x-api-key").map(|value| value.to_str().map_err(|_| invalid())).transpose()
+}
+
+/// A key or a token, whichever a text has the form of.
+pub(crate) fn credentials(presented: &str) -> Credentials<'_> {
+    match looks_like_token(presented) {
+        true => Credentials::Token(presented.into()),
+        false => Credentials::ApiKey(presented.into()),
+    }
 }
 
 /// The response to a refused request. Its extensions contain the [`ErrorCode`]. If the refusal says when to

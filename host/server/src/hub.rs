@@ -29,6 +29,7 @@ mod shard;
 mod slots;
 mod start;
 mod survey;
+mod token_expirations;
 
 pub(crate) use command::{
     AckError, JoinAnswer, JoinReceiver, JoinRequest, Joined, Offer, Recovery, RemovedSeat, Seat,

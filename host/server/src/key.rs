@@ -1,6 +1,7 @@
-//! The API keys that a node accepts, and the limits of their tiers. Keeps only the digests of keys, not the
-//! keys.
+//! What clients may do: the API keys that a node accepts, what the tokens of issuers permit, and the limits of tiers.
+//! Keeps only the digests of keys, not the keys, and verifies no tokens.
 
+use crate::token::{IssuerConfig, TokenClaims, invalid as invalid_token};
 use serde::Deserialize;
 use std::{
     collections::{HashMap, HashSet},
@@ -35,14 +36,22 @@ impl Default for Tier {
     }
 }
 
-/// The tier of keys that do not name one.
-pub const DEFAULT_TIER: &str = "default";
+pub use crate::token::DEFAULT_TIER;
 
-/// A configured key.
+/// With what a client has authenticated.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Credential {
+    /// An API key with this digest.
+    Key(Digest),
+    /// A user token.
+    Token(Arc<TokenClaims>),
+}
+
+/// A configured key, or what a user token permits.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
-    pub digest: Digest,
-    /// What the key is called.
+    pub credential: Credential,
+    /// What the key is called. For a token, `token-` and the name of its issuer.
     pub id: Arc<str>,
     pub principal: Arc<str>,
     pub tier: Arc<str>,
@@ -50,10 +59,12 @@ pub(crate) struct Key {
     /// Its principal as plugins see it.
     pub seen_by_plugins: Principal,
     scopes: Vec<Scope>,
-    /// `None`: every ordinary room and the inbox of its principal.
-    rooms: Option<Grants>,
+    /// Each of them must allow what it does in a room. Empty: every ordinary room and the inbox of its principal.
+    rooms: Vec<Grants>,
     /// Unix milliseconds. `None`: never.
     expires: Option<u64>,
+    /// For how many milliseconds after that it is still accepted, because clocks differ.
+    leeway: u64,
 }
 
 impl Key {
@@ -62,7 +73,7 @@ impl Key {
         if self.has_scope(scope) {
             return Ok(());
         }
-        let message = format!("key '{}' may not {what}: it lacks the scope '{}'", self.id, scope.as_str());
+        let message = format!("{} may not {what}: it lacks the scope '{}'", self.name(), scope.as_str());
         Err(Refusal::new(ErrorCode::Forbidden, message))
     }
 
@@ -75,20 +86,42 @@ impl Key {
         };
         self.require(scope, format_args!("{what} '{}'", &**room))?;
         let is_own_inbox = room.inbox_of() == Some(&*self.principal);
-        let problem = match (room.kind(), &self.rooms) {
+        let problem = match (room.kind(), &self.rooms[..]) {
             (RoomKind::Broadcast, _) => return Ok(()),
             // Every client receives its inbox.
             (RoomKind::Inbox, _) if is_own_inbox && verb == Verb::Subscribe => return Ok(()),
-            (RoomKind::Inbox, None) if is_own_inbox => return Ok(()),
-            (RoomKind::Ordinary, None) => return Ok(()),
-            (_, Some(grants)) if grants.allow(verb, room) => return Ok(()),
-            (RoomKind::Inbox, None) => {
+            (RoomKind::Inbox, []) if is_own_inbox => return Ok(()),
+            (RoomKind::Ordinary, []) => return Ok(()),
+            (RoomKind::Inbox, []) => {
                 "it is the inbox of another principal, which only an entry of its rooms allows"
             }
-            (_, Some(_)) => "no entry of its rooms allows it",
+            (_, grants) if grants.iter().all(|grants| grants.allow(verb, room)) => return Ok(()),
+            _ => "no entry of its rooms allows it",
         };
-        let message = format!("key '{}' may not {what} '{}': {problem}", self.id, &**room);
+        let message = format!("{} may not {what} '{}': {problem}", self.name(), &**room);
         Err(Refusal::new(ErrorCode::Forbidden, message))
+    }
+
+    /// What it is called in errors.
+    fn name(&self) -> String {
+        match &self.credential {
+            Credential::Key(_) => format!("key '{}'", self.id),
+            Credential::Token(claims) => format!("a token of issuer '{}'", claims.issuer),
+        }
+    }
+
+    /// When it expires, in Unix milliseconds.
+    pub(crate) fn expires(&self) -> Option<u64> {
+        self.expires
+    }
+
+    /// When a connection with this token is closed, in Unix milliseconds. `None` for a key: its expiration is known from
+    /// the configuration.
+    pub(crate) fn token_ends(&self) -> Option<u64> {
+        match self.credential {
+            Credential::Key(_) => None,
+            Credential::Token(_) => Some(self.expires?.saturating_add(self.leeway)),
+        }
     }
 
     fn of(config: &KeyConfig, tiers: &HashMap<String, Tier>) -> Self {
@@ -98,16 +131,50 @@ impl Key {
         let seen_by_plugins =
             Principal { tags, ..Principal::new(principal.clone(), id.clone(), tier_name.clone()) };
         Self {
-            digest: config.digest,
+            credential: Credential::Key(config.digest),
             id,
             principal,
             tier: tier_name,
             limits: tiers.get(tier).copied().unwrap_or_default(),
             seen_by_plugins,
             scopes: config.scopes.clone(),
-            rooms: config.rooms.clone(),
+            rooms: config.rooms.iter().cloned().collect(),
             expires: config.expires.map(|expires| expires.0),
+            leeway: 0,
         }
+    }
+
+    /// What a token permits: what it claims, as far as its issuer may give it.
+    fn of_token(
+        claims: &Arc<TokenClaims>,
+        issuer: &IssuerConfig,
+        tiers: &HashMap<String, Tier>,
+    ) -> Result<Self, Refusal> {
+        let tier = claims.tier.as_ref().unwrap_or(&issuer.tier);
+        if !issuer.all_tiers().any(|allowed| allowed == tier) {
+            let (claim, name) = (&issuer.claims.tier, &issuer.name);
+            let problem = format!("its claim '{claim}' is a tier that issuer '{name}' may not give");
+            return Err(invalid_token(problem));
+        }
+        let may_give = |scope: &&Scope| issuer.scopes.contains(scope);
+        let scopes = claims.scopes.as_ref().unwrap_or(&issuer.scopes);
+        let (id, tier_name) = (Arc::<str>::from(format!("token-{}", issuer.name)), Arc::<str>::from(&**tier));
+        let (principal, tags) = (claims.principal.clone(), claims.tags.iter());
+        let tags = tags.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let seen_by_plugins =
+            Principal { tags, ..Principal::new(principal.clone(), id.clone(), tier_name.clone()) };
+        Ok(Self {
+            credential: Credential::Token(claims.clone()),
+            id,
+            principal,
+            tier: tier_name,
+            limits: tiers.get(tier).copied().unwrap_or_default(),
+            seen_by_plugins,
+            scopes: scopes.iter().filter(may_give).copied().collect(),
+            rooms: issuer.rooms.iter().chain(&claims.rooms).cloned().collect(),
+            expires: Some(claims.expires),
+            leeway: issuer.leeway.as_millis() as u64,
+        })
     }
 
     /// A key that nobody can present. For tests and benchmarks.
@@ -122,13 +189,16 @@ impl Key {
     }
 
     fn check_expiry(&self, now: u64) -> Result<(), Refusal> {
-        match self.expires {
-            Some(at) if at <= now => {
-                let at = Expiry(at);
-                Err(Refusal::new(ErrorCode::ExpiredKey, format!("key '{}' expired at {at}", self.id)))
+        let Some(at) = self.expires.filter(|at| at.saturating_add(self.leeway) <= now) else { return Ok(()) };
+        let at = Expiry(at);
+        Err(match self.credential {
+            Credential::Key(_) => {
+                Refusal::new(ErrorCode::ExpiredKey, format!("key '{}' expired at {at}", self.id))
             }
-            _ => Ok(()),
-        }
+            Credential::Token(_) => {
+                Refusal::new(ErrorCode::ExpiredToken, format!("the token expired at {at}; get a new one"))
+            }
+        })
     }
 }
 
@@ -137,36 +207,44 @@ impl Keys {
     /// Only the [detached](Key::detached) key of this principal.
     pub(crate) fn detached(principal: &str) -> Arc<arc_swap::ArcSwap<Self>> {
         let mut keys = Self::default();
-        keys.insert(Arc::unwrap_or_clone(Key::detached(principal)));
+        keys.insert(Digest::of(principal), Arc::unwrap_or_clone(Key::detached(principal)));
         Arc::new(arc_swap::ArcSwap::from_pointee(keys))
     }
 }
 
-/// All configured keys. They are looked up by the first bytes of their digest, and the whole digest is
+/// All configured keys and issuers. Keys are looked up by the first bytes of their digest, and the whole digest is
 /// compared in constant time.
 #[derive(Default)]
 pub(crate) struct Keys {
     by_prefix: HashMap<[u8; 8], Vec<Arc<Key>>>,
     principals: HashSet<Arc<str>>,
+    issuers: Vec<Arc<IssuerConfig>>,
+    tiers: HashMap<String, Tier>,
 }
 
 impl Keys {
     /// `tiers` must contain every tier that a key names. Checking the configuration makes sure of that.
     pub(crate) fn new(keys: &[KeyConfig], tiers: &HashMap<String, Tier>) -> Self {
         let mut all = Self::default();
-        keys.iter().for_each(|config| all.insert(Key::of(config, tiers)));
+        keys.iter().for_each(|config| all.insert(config.digest, Key::of(config, tiers)));
+        all.tiers.clone_from(tiers);
         all
     }
 
-    fn insert(&mut self, key: Key) {
-        let prefix = key.digest.as_bytes()[..8].try_into().expect("eight bytes");
+    /// The same with the tokens of these issuers.
+    pub(crate) fn with_issuers(self, issuers: &[Arc<IssuerConfig>]) -> Self {
+        Self { issuers: issuers.to_vec(), ..self }
+    }
+
+    fn insert(&mut self, digest: Digest, key: Key) {
+        let prefix = digest.as_bytes()[..8].try_into().expect("eight bytes");
         self.principals.insert(key.principal.clone());
         self.by_prefix.entry(prefix).or_default().push(Arc::new(key));
     }
 
-    /// Whether there is no key at all.
+    /// Whether nobody can authenticate.
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_prefix.is_empty()
+        self.by_prefix.is_empty() && self.issuers.is_empty()
     }
 
     /// Whether a principal has a key, even an expired one.
@@ -179,8 +257,40 @@ impl Keys {
         self.find(&Digest::of(key))
     }
 
+    /// What a token permits that was verified. The configuration may have changed since.
+    pub(crate) fn accept(&self, claims: &Arc<TokenClaims>) -> Result<Arc<Key>, Refusal> {
+        let issuer = self.issuers.iter().find(|issuer| issuer.name == claims.issuer);
+        let issuer = issuer.ok_or_else(|| {
+            invalid_token(format_args!("its issuer '{}' is not configured any more", claims.issuer))
+        })?;
+        let principal = &*claims.principal;
+        if self.has_principal(principal) {
+            return Err(invalid_token(format_args!("principal '{principal}' belongs to an API key")));
+        }
+        let key = Key::of_token(claims, issuer, &self.tiers)?;
+        key.check_expiry(unix_ms())?;
+        Ok(Arc::new(key))
+    }
+
+    /// The key or token of a client, if it is still valid: a key as it is configured now, and a token as it was when
+    /// [`Self::renewed`] was called last.
+    pub(crate) fn current(&self, key: &Arc<Key>) -> Result<Arc<Key>, Refusal> {
+        match &key.credential {
+            Credential::Key(digest) => self.find_of(digest, &key.principal),
+            Credential::Token(_) => key.check_expiry(unix_ms()).map(|()| key.clone()),
+        }
+    }
+
+    /// The key or token of a client as it is according to the configuration now.
+    pub(crate) fn renewed(&self, key: &Key) -> Result<Arc<Key>, Refusal> {
+        match &key.credential {
+            Credential::Key(digest) => self.find_of(digest, &key.principal),
+            Credential::Token(claims) => self.accept(claims),
+        }
+    }
+
     /// Finds a key by its digest, if it still belongs to this principal.
-    pub(crate) fn find_of(&self, digest: &Digest, principal: &str) -> Result<Arc<Key>, Refusal> {
+    fn find_of(&self, digest: &Digest, principal: &str) -> Result<Arc<Key>, Refusal> {
         let key = self.find(digest)?;
         if &*key.principal == principal {
             return Ok(key);
@@ -190,8 +300,11 @@ impl Keys {
     }
 
     /// Finds a key by its digest. It may have changed since a connection authenticated with it, or be gone.
-    pub(crate) fn find(&self, digest: &Digest) -> Result<Arc<Key>, Refusal> {
-        let same = |key: &&Arc<Key>| bool::from(key.digest.as_bytes().ct_eq(digest.as_bytes()));
+    fn find(&self, digest: &Digest) -> Result<Arc<Key>, Refusal> {
+        let same = |key: &&Arc<Key>| match &key.credential {
+            Credential::Key(other) => bool::from(other.as_bytes().ct_eq(digest.as_bytes())),
+            Credential::Token(_) => false,
+        };
         let found = self.by_prefix.get(&digest.as_bytes()[..8]).and_then(|keys| keys.iter().find(same));
         let Some(key) = found else {
             return Err(Refusal::new(

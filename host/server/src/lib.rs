@@ -16,6 +16,7 @@ pub mod hot;
 mod http;
 mod hub;
 mod key;
+mod limit_mode;
 mod limits;
 mod listener;
 mod metrics;
@@ -24,6 +25,7 @@ mod outbox;
 mod rollout;
 mod session;
 mod socket;
+mod token;
 mod validity;
 
 pub use admin::AdminListener;

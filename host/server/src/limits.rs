@@ -4,16 +4,15 @@
 mod address;
 mod failures;
 mod files;
-mod mode;
 mod rate;
 mod slots;
 mod token_bucket;
 
+pub(crate) use crate::limit_mode::LimitMode;
 pub(crate) use address::{AddressGroup, IpNetwork};
 pub(crate) use failures::KeyFailures;
 pub(crate) use files::FileBudget;
 pub use files::raise_file_limit;
-pub use mode::LimitMode;
 pub(crate) use rate::Rate;
 pub(crate) use slots::{EvictionGuard, NoSlot, Slot, Slots};
 pub(crate) use token_bucket::TokenBucket;

@@ -1,7 +1,7 @@
 //! The metrics that this node exports to Prometheus. Does not count anything itself; those of plugins are in
 //! `admin/metrics`.
 
-use crate::limits::LimitMode;
+use crate::limit_mode::LimitMode;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},

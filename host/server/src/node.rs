@@ -20,6 +20,7 @@ use crate::{
     metrics::Metrics,
     rollout::{Rollout, RolloutConfig},
     session::Services,
+    token::TokenVerifier,
 };
 use arc_swap::ArcSwap;
 use key_enforcer::{ConfiguredKeys, merge_keys};
@@ -168,7 +169,9 @@ impl Node {
             report_missing_keys(hub.store.keys.is_some());
         }
         let keys = Arc::new(ArcSwap::from_pointee(keys));
-        let services = Services { hub, keys, config: config.session };
+        let tokens = Arc::<TokenVerifier>::default();
+        tokens.set_issuers(&config.issuers);
+        let services = Services { hub, keys, tokens, config: config.session };
         let (stopping, draining) = Default::default();
         let (reload, reload_requests) = ReloadHandle::new();
         // After the store has opened its connections, which count.

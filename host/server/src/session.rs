@@ -2,11 +2,13 @@
 //! `UnauthenticatedSession` and `SessionState` are different types, so that only `connect` exists before
 //! authentication. `ClientSession` carries the decisions out. Knows no sockets.
 
+mod authenticator;
 mod client_session;
 mod pending_join;
 mod state;
 mod unauthenticated;
 
+pub(crate) use authenticator::Authenticator;
 pub(crate) use client_session::{Client, ClientFrame, ClientSession, Services};
 pub(crate) use state::may_publish;
 pub(crate) use unauthenticated::{Rejected, UnauthenticatedSession};

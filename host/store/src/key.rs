@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
-use switchyard_protocol::room::{is_valid_principal, is_valid_word};
+use switchyard_protocol::room::is_valid_word;
 
 /// The SHA-256 of an API key's text. Displayed and parsed as `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
@@ -219,7 +219,7 @@ impl TryFrom<String> for PrincipalName {
     type Error = InvalidPrincipal;
 
     fn try_from(name: String) -> Result<Self, InvalidPrincipal> {
-        match is_valid_principal(&name) {
+        match is_valid_word(&name) {
             true => Ok(Self(name.into())),
             false => Err(InvalidPrincipal(name)),
         }

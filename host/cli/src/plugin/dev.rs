@@ -25,7 +25,7 @@ use std::{
 };
 use switchyard_plugin::{Compiler, PluginConfig};
 use switchyard_process::vital::VitalTasks;
-use switchyard_protocol::room::{RoomPattern, is_valid_principal};
+use switchyard_protocol::room::{RoomPattern, is_valid_word};
 use switchyard_server::{ConfigSource, raise_file_limit};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -116,7 +116,7 @@ impl DevArgs {
 
 /// The name of the folder, which becomes that of the plugin.
 fn plugin_name(folder: &Path) -> anyhow::Result<String> {
-    let name = folder.file_name().and_then(|name| name.to_str()).filter(|name| is_valid_principal(name));
+    let name = folder.file_name().and_then(|name| name.to_str()).filter(|name| is_valid_word(name));
     let name = name.with_context(|| {
         format!(
             "{}: the name of the folder becomes that of the plugin, and must be 1 to 64 of A-Z a-z 0-9 . _ -",

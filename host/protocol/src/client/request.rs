@@ -2,9 +2,9 @@
 
 use crate::{
     Position, envelope,
-    request::{Ack, Publish},
+    request::{Ack, Credentials, Publish},
 };
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// The `id` that a client gives to a request, which the answer repeats.
@@ -47,12 +47,18 @@ impl RequestId {
 pub enum ClientRequest<'a> {
     /// `connect`: authenticate. Must be the first frame of a connection.
     Connect {
-        /// The API key; `None` if the upgrade presented it in a header.
-        #[serde(rename = "auth", serialize_with = "auth", skip_serializing_if = "Option::is_none")]
-        api_key: Option<&'a str>,
+        /// The key or token; `None` if the upgrade presented it in a header.
+        #[serde(rename = "auth", skip_serializing_if = "Option::is_none")]
+        credentials: Option<Credentials<'a>>,
         /// The token of the session to resume.
         #[serde(skip_serializing_if = "Option::is_none")]
         session: Option<&'a str>,
+    },
+    /// `refresh`: go on with another key or token of the same principal.
+    Refresh {
+        /// The key or token.
+        #[serde(rename = "auth")]
+        credentials: Credentials<'a>,
     },
     /// `subscribe`: join rooms.
     Subscribe {
@@ -117,6 +123,7 @@ impl ClientRequest<'_> {
     fn kind(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "connect",
+            Self::Refresh { .. } => "refresh",
             Self::Subscribe { .. } => "subscribe",
             Self::Unsubscribe { .. } => "unsubscribe",
             Self::Publish(_) => "publish",
@@ -126,12 +133,6 @@ impl ClientRequest<'_> {
             Self::Ping {} => "ping",
         }
     }
-}
-
-fn auth<S: Serializer>(api_key: &Option<&str>, to: S) -> Result<S::Ok, S::Error> {
-    let mut auth = to.serialize_map(Some(1))?;
-    auth.serialize_entry("apiKey", api_key)?;
-    auth.end()
 }
 
 fn offsets<S: Serializer>(acks: &&[Ack], to: S) -> Result<S::Ok, S::Error> {

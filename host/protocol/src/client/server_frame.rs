@@ -2,7 +2,7 @@
 
 use super::{RequestId, ServerError};
 use crate::{
-    reply::{Connected, MembersReply, Pong, Published, RoomResults},
+    reply::{Connected, MembersReply, Pong, Published, Refreshed, RoomResults},
     request::fields::{JsonString, object},
 };
 use serde::{Deserialize, Deserializer};
@@ -13,6 +13,8 @@ use std::{borrow::Cow, sync::Arc};
 pub enum ServerFrame<'a> {
     /// `connected`: the answer to `connect`.
     Connected(Connected<ServerError>),
+    /// `refreshed`: the answer to `refresh`.
+    Refreshed(Refreshed),
     /// `subscribed`: the answer to `subscribe`, room by room.
     Subscribed(RoomResults<ServerError>),
     /// `unsubscribed`: the answer to `unsubscribe`, room by room.
@@ -157,6 +159,7 @@ fn frame<'a>(text: &'a str, fields: FrameFields<'a>) -> serde_json::Result<Serve
         "pong" => ServerFrame::Pong(Pong { time: required(time, "time")? }),
         "error" => ServerFrame::Error(required(error, "error")?),
         "connected" => ServerFrame::Connected(serde_json::from_str(text)?),
+        "refreshed" => ServerFrame::Refreshed(serde_json::from_str(text)?),
         "subscribed" => ServerFrame::Subscribed(serde_json::from_str(text)?),
         "unsubscribed" => ServerFrame::Unsubscribed(serde_json::from_str(text)?),
         "members" => ServerFrame::Members(serde_json::from_str(text)?),
@@ -177,6 +180,7 @@ fn of_unknown_kind(
     }
     let kinds = [
         "connected",
+        "refreshed",
         "subscribed",
         "unsubscribed",
         "published",

@@ -5,9 +5,9 @@ use crate::{
     Close, ErrorCode, Position, Publication, Refusal, Request,
     reply::{
         self, Connected, ConnectionLimits, HeartbeatInfo, HistoryReply, MembersReply, PrincipalInfo,
-        Published, RoomResult, RoomResults, RoomStatus,
+        Published, Refreshed, RoomResult, RoomResults, RoomStatus,
     },
-    request::{self, Ack, Id, Publish},
+    request::{self, Ack, Credentials, Id, Publish},
 };
 use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
@@ -37,12 +37,20 @@ fn answered(text: &str) -> ServerFrame<'_> {
 
 #[test]
 fn the_server_reads_the_connect_that_a_client_writes() {
-    let text =
-        ClientRequest::Connect { api_key: Some("sk_1"), session: Some("s_1") }.encode(Some("a\"b".into()));
-    let (id, Request::Connect { api_key, session }) = received(&text) else { panic!("{text}") };
+    let credentials = Some(Credentials::ApiKey("sk_1".into()));
+    let text = ClientRequest::Connect { credentials, session: Some("s_1") }.encode(Some("a\"b".into()));
+    let (id, Request::Connect { credentials, session }) = received(&text) else { panic!("{text}") };
     assert_eq!(id.unwrap().get(), r#""a\"b""#);
-    assert_eq!((api_key.unwrap().as_deref(), session.unwrap().as_deref()), (Some("sk_1"), Some("s_1")));
-    let text = ClientRequest::Connect { api_key: None, session: None }.encode(None);
+    let Ok(Some(Credentials::ApiKey(key))) = credentials else { panic!("{text}") };
+    assert_eq!((&*key, session.unwrap().as_deref()), ("sk_1", Some("s_1")));
+    let text =
+        ClientRequest::Refresh { credentials: Credentials::Token("eyJ".into()) }.encode(Some(9.into()));
+    assert_eq!(text, r#"{"type":"refresh","id":9,"auth":{"token":"eyJ"}}"#);
+    let (_, Request::Refresh { credentials: Credentials::Token(token) }) = received(&text) else {
+        panic!("{text}")
+    };
+    assert_eq!(token, "eyJ");
+    let text = ClientRequest::Connect { credentials: None, session: None }.encode(None);
     assert_eq!(text, r#"{"type":"connect"}"#);
 }
 
@@ -126,6 +134,8 @@ fn a_client_reads_the_connected_that_the_server_writes() {
             principal: PrincipalInfo { id: "acme".into(), tier: "pro".into() },
             heartbeat: HeartbeatInfo { interval: 25_000, timeout: 10_000 },
             limits: ConnectionLimits { rooms: 100, message_bytes: 65_536 },
+            expires: Some(1_800_000_000_000),
+            time: Some(1_799_999_999_000),
             rooms: vec![room, RoomResult::refused("b", None, lost.clone())],
         },
     );
@@ -134,7 +144,11 @@ fn a_client_reads_the_connected_that_the_server_writes() {
     assert_eq!(read.principal, PrincipalInfo { id: "acme".into(), tier: "pro".into() });
     assert_eq!(read.heartbeat.max_silence(), Duration::from_secs(35));
     assert_eq!(read.limits, ConnectionLimits { rooms: 100, message_bytes: 65_536 });
-    let [a, b] = &read.rooms[..] else { panic!("{text}") };
+    assert_eq!((read.expires, read.time), (Some(1_800_000_000_000), Some(1_799_999_999_000)));
+    let refreshed = Refreshed { expires: None, time: None };
+    let text = reply::encode("refreshed", Some(raw(ID)), refreshed);
+    assert!(matches!(answered(&text), ServerFrame::Refreshed(read) if read == refreshed), "{text}");
+    let [a, b] = &read.rooms[..] else { panic!("no rooms") };
     assert_eq!(
         (&*a.room, a.epoch.as_deref(), a.offset, a.recovered),
         ("a", Some("k3f9"), Some(42), Some(true))

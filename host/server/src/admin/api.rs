@@ -6,7 +6,9 @@ use super::{
     query::{self, NoQuery, QueryParameters},
     reload_requests::ReloadHandle,
 };
-use crate::{http, key::Key, limits::ClientLimits, rollout::Rollout, session::Services};
+use crate::{
+    http, key::Key, limits::ClientLimits, rollout::Rollout, session::Services, token::looks_like_token,
+};
 use axum::{
     Json,
     extract::{FromRequestParts, rejection::PathRejection},
@@ -50,6 +52,10 @@ impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
             let message = "a key is required: Authorization: Bearer KEY";
             return Err(Refusal::new(ErrorCode::AuthRequired, message).into());
         };
+        if looks_like_token(key) {
+            let message = "user tokens are for WebSocket connections; an HTTP call needs an API key";
+            return Err(Refusal::new(ErrorCode::InvalidKey, message).into());
+        }
         let key = api.services.keys.load().authenticate(key)?;
         let query = Q::parse(parts);
         let permit = api.calls.begin(&key.principal)?;
@@ -61,7 +67,7 @@ impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
 impl<Q> Caller<Q> {
     /// The caller's key as it is configured now. It may have changed since the call began.
     pub(super) fn current_key(&self, api: &Api) -> Result<Arc<Key>, Refusal> {
-        api.services.keys.load().find_of(&self.key.digest, &self.key.principal)
+        api.services.keys.load().current(&self.key)
     }
 
     /// The caller's key, which must have this scope. `action` completes the error message "key 'a' may not

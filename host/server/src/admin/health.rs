@@ -62,6 +62,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Read
     // Other nodes may have room for new clients, but this one still serves its own.
     reasons.extend(api.limits.shortage());
     reasons.extend(api.status.problems());
+    reasons.extend(api.services.tokens.problems());
     reasons.extend(api.rollout.governance_drift());
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let degraded = ready && !reasons.is_empty();

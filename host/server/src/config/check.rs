@@ -2,6 +2,7 @@
 //! each other. The type of a single value checks itself when it is parsed.
 
 use super::{Config, location::Location};
+use crate::{key::DEFAULT_TIER, token::IssuerConfig};
 use std::{
     collections::{HashMap, HashSet},
     fmt::Display,
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 use switchyard_plugin::PluginConfig;
-use switchyard_protocol::room::is_valid_principal;
+use switchyard_protocol::room::is_valid_word;
 use switchyard_store::key::Digest;
 
 /// Why a configuration is invalid, and where.
@@ -98,6 +99,7 @@ impl Config {
         let mut errors = vec![];
         self.check_bounds(written, &mut errors);
         self.check_keys(&mut errors);
+        self.check_issuers(&mut errors);
         self.check_plugins(written, &mut errors);
         errors.extend(self.check_folder().err());
         errors.extend(self.check_signatures().err());
@@ -216,6 +218,53 @@ impl Config {
         }
     }
 
+    fn check_issuers(&self, errors: &mut Vec<CheckError>) {
+        let mut seen: Vec<&IssuerConfig> = vec![];
+        for (n, issuer) in self.issuers.iter().enumerate() {
+            let mut error =
+                |key, message| errors.push(CheckError::new(Location::Entry("issuer", n, key), message));
+            let name = &issuer.name;
+            if let Some((key, message)) = issuer.find_error() {
+                error(key, message);
+            }
+            if let Some(tier) = issuer.all_tiers().find(|tier| !self.has_tier(tier)) {
+                let key = if issuer.tiers.contains(tier) { "tiers" } else { "tier" };
+                error(
+                    key,
+                    format!("issuer.{key}: tier '{tier}' is not configured; add a section [tier.{tier}]"),
+                );
+            }
+            for other in &seen {
+                if other.name == *name {
+                    error("name", format!("issuer.name: there are two issuers named '{name}'"));
+                }
+                if other.issuer == issuer.issuer {
+                    let message =
+                        format!("issuer.issuer: issuers '{}' and '{name}' have the same 'iss'", other.name);
+                    error("issuer", message);
+                }
+            }
+            // Otherwise the users of one issuer could be those of another.
+            let overlaps = |other: &&&IssuerConfig| {
+                other.prefix.starts_with(&issuer.prefix) || issuer.prefix.starts_with(&other.prefix)
+            };
+            if let Some(other) = seen.iter().find(overlaps) {
+                let message = format!(
+                    "issuer.prefix: with several issuers, each needs a prefix that no other begins with; '{}' and '{}' of \
+                     '{}' and '{name}' overlap",
+                    other.prefix, issuer.prefix, other.name
+                );
+                error("prefix", message);
+            }
+            seen.push(issuer);
+        }
+    }
+
+    /// Whether a tier exists. The default one always does.
+    fn has_tier(&self, name: &str) -> bool {
+        name == DEFAULT_TIER || self.tiers.contains_key(name)
+    }
+
     fn check_plugins(&self, written: &Written, errors: &mut Vec<CheckError>) {
         let mut names = HashSet::new();
         for (n, plugin) in self.plugins.iter().enumerate() {
@@ -234,7 +283,7 @@ fn check_plugin(
 ) -> Result<(), CheckError> {
     let name = plugin.name();
     let error = |message| Err(CheckError::new(Location::Span(plugin.name.span()), message));
-    if !is_valid_principal(name) {
+    if !is_valid_word(name) {
         return error(format!(
             "plugin.name: invalid name '{name}'; expected 1 to 64 characters of A-Z a-z 0-9 . _ -"
         ));

@@ -2,7 +2,7 @@
 
 /// Keys with what their values must be. Durations, sizes, addresses and the like are not listed: their parsers
 /// describe them. A tier has any name, here `NAME`.
-const SHAPES: [(&str, &str); 53] = [
+const SHAPES: [(&str, &str); 66] = [
     ("server", r#"a table such as { listen = "127.0.0.1:8080" }"#),
     ("server.path", r#"a path such as "/v2/realtime""#),
     ("server.tls", r#"a table such as { certificate = "cert.pem", key = "key.pem" }"#),
@@ -37,6 +37,22 @@ const SHAPES: [(&str, &str); 53] = [
     ("key.rooms.allow", r#"a list of "subscribe" and "publish""#),
     ("key.tags", r#"a table such as { team = "dydx" }"#),
     ("key.expires", "a datetime in UTC without quotation marks, such as 2027-01-01T00:00:00Z"),
+    (
+        "issuer",
+        r#"a table such as { name = "app", issuer = "https://auth.example.org", audience = "switchyard", algorithms = ["EdDSA"], jwks = "https://auth.example.org/jwks.json" }"#,
+    ),
+    ("issuer.name", r#"a name such as "app""#),
+    ("issuer.issuer", r#"the iss of its tokens, such as "https://auth.example.org""#),
+    ("issuer.audience", r#"what the aud of its tokens contains, such as "switchyard""#),
+    ("issuer.algorithms", r#"a list of "EdDSA", "ES256", "RS256" or only "HS256""#),
+    ("issuer.jwks", r#"a URL such as "https://auth.example.org/jwks.json""#),
+    ("issuer.keys", r#"the path of a JSON Web Key Set, such as "jwks.json""#),
+    ("issuer.secret_file", r#"the path of a file, such as "secret""#),
+    ("issuer.prefix", r#"the beginning of the names of its principals, such as "app-""#),
+    ("issuer.tiers", r#"a list of tiers such as ["default", "pro"]"#),
+    ("issuer.scopes", r#"a list of scopes such as ["subscribe"]"#),
+    ("issuer.rooms", r#"a list such as [{ match = "dydx:*", allow = ["subscribe"] }]"#),
+    ("issuer.claims", r#"a table such as { principal = "sub", scopes = "scope" }"#),
     ("tier.NAME", "a table such as { connections = 100, rooms = 100 }"),
     ("tier.NAME.connections", "a whole number such as 100"),
     ("tier.NAME.rooms", "a whole number such as 100"),

@@ -1,7 +1,7 @@
 //! `[store]`: where rooms and sessions are stored, in the process or in Redis. Connects to nothing.
 
 use serde::Deserialize;
-use switchyard_protocol::room::is_valid_principal;
+use switchyard_protocol::room::is_valid_word;
 use switchyard_store::{RedisUrl, RedisUrlError, Site};
 
 /// `[store]`
@@ -70,7 +70,7 @@ impl TryFrom<String> for KeyPrefix {
     type Error = InvalidKeyPrefix;
 
     fn try_from(prefix: String) -> Result<Self, InvalidKeyPrefix> {
-        match is_valid_principal(&prefix) {
+        match is_valid_word(&prefix) {
             true => Ok(Self(prefix)),
             false => Err(InvalidKeyPrefix(prefix)),
         }

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 /// The tables of a configuration that have named keys. `*` stands for every item of a list, or every table in a
 /// table.
-const TABLES: [&str; 18] = [
+const TABLES: [&str; 20] = [
     "server",
     "server.tls",
     "admin",
@@ -23,6 +23,8 @@ const TABLES: [&str; 18] = [
     "cache",
     "key.*",
     "key.*.tags",
+    "issuer.*",
+    "issuer.*.claims",
     "tier.*",
     "plugin.*",
     "plugin.*.budget",

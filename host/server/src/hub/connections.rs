@@ -1,7 +1,9 @@
 //! The live connections of this node: finding them by id, and closing them when their key no longer allows
 //! them. Does not accept connections.
 
-use super::{Hub, RemovedSeat, pings::Pings, removals::Removals, unavailable};
+use super::{
+    Hub, RemovedSeat, pings::Pings, removals::Removals, token_expirations::TokenExpirations, unavailable,
+};
 use crate::{
     key::{Key, Keys},
     outbox::{Outbox, Pipe},
@@ -10,7 +12,7 @@ use arc_swap::ArcSwap;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    ops::Bound,
+    ops::{Bound, ControlFlow},
     sync::{
         Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
@@ -57,6 +59,7 @@ pub(crate) enum KeyCheck {
 #[derive(Default)]
 pub(crate) struct Connections {
     by_id: RwLock<ConnectionMap>,
+    expirations: TokenExpirations,
 }
 
 type ConnectionMap = BTreeMap<ConnectionId, Arc<Connection>>;
@@ -135,22 +138,56 @@ impl Connections {
     /// those whose key has changed.
     pub(crate) fn recheck_keys(&self, keys: &ArcSwap<Keys>) -> Vec<Weak<Connection>> {
         let mut changed = vec![];
-        self.for_each(|connection| match connection.check_key(keys) {
-            Ok(KeyCheck::Same) => {}
-            Ok(KeyCheck::Changed) => changed.push(Arc::downgrade(connection)),
-            Err(refusal) => {
-                connection.outbox.push(reply::error(None, &refusal).into());
-                connection.outbox.close(close_for_key(&refusal));
+        self.for_each(|connection| {
+            if self.recheck_key(connection, keys) {
+                changed.push(Arc::downgrade(connection));
             }
         });
         changed
+    }
+
+    /// Whether the key of the connection has changed. If it is not valid any more, the connection is closed.
+    fn recheck_key(&self, connection: &Connection, keys: &ArcSwap<Keys>) -> bool {
+        match connection.check_key(keys) {
+            Ok(KeyCheck::Same) => false,
+            Ok(KeyCheck::Changed) => {
+                self.expirations.change(connection.id, connection.key.load().token_ends());
+                true
+            }
+            Err(refusal) => {
+                connection.outbox.push(reply::error(None, &refusal).into());
+                connection.outbox.close(close_for_key(&refusal));
+                false
+            }
+        }
+    }
+
+    /// Connections whose token has expired, and that are not being closed already.
+    fn expired(&self, now: u64) -> impl Iterator<Item = Arc<Connection>> {
+        let due = self.expirations.due(now).into_iter().filter_map(|id| self.get(id));
+        due.filter(|connection| !connection.outbox.is_closing())
+    }
+
+    /// Whether tokens have expired, and otherwise when the next one will, in Unix milliseconds.
+    pub(crate) fn next_expiration(&self, now: u64) -> ControlFlow<(), Option<u64>> {
+        match self.expired(now).next() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(self.expirations.next_after(now)),
+        }
+    }
+
+    /// Closes the connections whose token has expired (4401).
+    pub(crate) fn close_expired(&self, now: u64, keys: &ArcSwap<Keys>) {
+        for connection in self.expired(now) {
+            self.recheck_key(&connection, keys);
+        }
     }
 }
 
 /// The close code for a connection whose key was refused.
 pub(crate) fn close_for_key(refusal: &Refusal) -> Close {
     match refusal.code {
-        ErrorCode::ExpiredKey => Close::Unauthorized,
+        ErrorCode::ExpiredKey | ErrorCode::ExpiredToken => Close::Unauthorized,
         _ => Close::Revoked,
     }
 }
@@ -176,8 +213,17 @@ impl Registration {
     pub(crate) fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
         let charge = connection.share.charge(MemoryKind::Sessions, CONNECTION_BYTES);
         hub.connections.all_mut().insert(connection.id, connection.clone());
+        hub.connections.expirations.set(connection.id, connection.key.load().token_ends());
         hub.metrics.connections.inc();
         Self { hub, connection, _charge: charge }
+    }
+
+    /// The client goes on with another key or token of the same principal. Its session has to check its rooms.
+    pub(crate) fn replace_key(&self, key: Arc<Key>) {
+        let ends = key.token_ends();
+        self.connection.key.store(key);
+        self.hub.connections.expirations.set(self.connection.id, ends);
+        self.connection.removals.request_key_check();
     }
 }
 
@@ -186,6 +232,7 @@ impl Drop for Registration {
         let Self { hub, connection, .. } = self;
         connection.outbox.end();
         hub.connections.all_mut().remove(&connection.id);
+        hub.connections.expirations.set(connection.id, None);
         hub.metrics.connections.dec();
         if connection.session.get().is_none() {
             return;
@@ -203,7 +250,7 @@ impl Connection {
     pub(crate) fn check_key(&self, keys: &ArcSwap<Keys>) -> Result<KeyCheck, Refusal> {
         // In this order, so that nothing older replaces what somebody else stores meanwhile.
         let known = self.key.load_full();
-        let key = keys.load().find_of(&known.digest, &self.principal)?;
+        let key = keys.load().renewed(&known)?;
         if *key == *known {
             return Ok(KeyCheck::Same);
         }

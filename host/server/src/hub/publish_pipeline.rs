@@ -29,7 +29,7 @@ use switchyard_protocol::{
     request::Publish,
     room::{RoomKind, RoomName},
 };
-use switchyard_store::{Message, PageLimit, PendingPublish, Reader, grant::Verb, key::Digest};
+use switchyard_store::{Message, PageLimit, PendingPublish, Reader, grant::Verb};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -91,8 +91,8 @@ struct StoreParameters {
     /// The idempotency key.
     key: Option<String>,
     keys: Arc<ArcSwap<Keys>>,
-    /// The digest of the publisher's API key.
-    publisher: Digest,
+    /// What the publisher may do.
+    publisher: Arc<Key>,
     /// Taken when the message is passed to the store.
     route: Option<PublishRoute>,
 }
@@ -239,7 +239,7 @@ impl PublishStep {
             let StoreParameters { share, key, keys, publisher, route } = parameters;
             let (route, keys) = (route.take().expect("polled once"), keys.load());
             // The key may have changed while the message was waiting for its plugin.
-            keys.find_of(publisher, share.principal())?.require_in(Verb::Publish, &room)?;
+            keys.current(publisher)?.require_in(Verb::Publish, &room)?;
             hub.router.check_route(&route, &room)?;
             // Stopped meanwhile, perhaps: it may have another governor by now.
             if !hub.gate.is_open() {
@@ -344,7 +344,7 @@ impl Hub {
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());
         let (share, key, route) = (share.clone(), key.map(Cow::into_owned), Some(route));
         let parameters =
-            StoreParameters { share: share.clone(), key, keys, publisher: publisher.digest, route };
+            StoreParameters { share: share.clone(), key, keys, publisher: publisher.clone(), route };
         if !needs_check {
             let message = CheckedMessage { room, event, outcome: CheckOutcome::Accepted(data), charge };
             return Ok(PublishStep::Waiting(Some(message), parameters));

@@ -21,6 +21,10 @@ impl Rate {
     pub(crate) const fn per_second(times: u32) -> Self {
         Self { times, period: Duration::from_secs(1) }
     }
+
+    pub(crate) const fn per_minute(times: u32) -> Self {
+        Self { times, period: Duration::from_secs(60) }
+    }
 }
 
 impl TryFrom<String> for Rate {

@@ -78,8 +78,12 @@ pub(super) async fn serve(
 /// Delays the answer if the key was rejected, depending on how many were before, and has the connection
 /// closed, so that each key costs a connection.
 async fn delay_refusal(unauthenticated: &PendingConnection, mut response: Response) -> Response {
-    if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) =
-        response.extensions().get::<ErrorCode>().copied()
+    if let Some(
+        code @ (ErrorCode::InvalidKey
+        | ErrorCode::ExpiredKey
+        | ErrorCode::InvalidToken
+        | ErrorCode::ExpiredToken),
+    ) = response.extensions().get::<ErrorCode>().copied()
     {
         unauthenticated.key_refused(code).await;
     }
@@ -115,9 +119,10 @@ async fn upgrade(
     let hub = &context.services.hub;
     let presented = match http::presented_key(headers) {
         Ok(None) => None,
-        Ok(Some(key)) => {
+        Ok(Some(presented)) => {
             let admitted = async {
-                let key = context.services.keys.load().authenticate(key)?;
+                let key =
+                    context.services.authenticator().authenticate(&http::credentials(presented)).await?;
                 unauthenticated.release_slot();
                 // A page that is rejected takes no connection slot from the store.
                 if rejected.is_some() {

@@ -4,13 +4,15 @@
 
 use crate::{
     config::Config,
-    hub::Hub,
+    hub::{Connections, Hub},
     key::{Keys, Tier},
     session::Services,
+    token::{IssuerConfig, TokenVerifier},
 };
 use arc_swap::ArcSwap;
 use std::{
     collections::HashMap,
+    ops::ControlFlow,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -38,11 +40,12 @@ pub(super) enum KeyChange {
 pub(super) struct ConfiguredKeys {
     pub keys: Vec<KeyConfig>,
     pub tiers: HashMap<String, Tier>,
+    pub issuers: Vec<Arc<IssuerConfig>>,
 }
 
 impl ConfiguredKeys {
     pub(super) fn of(config: &Config) -> Self {
-        Self { keys: config.keys.clone(), tiers: config.tiers.clone() }
+        Self { keys: config.keys.clone(), tiers: config.tiers.clone(), issuers: config.issuers.clone() }
     }
 
     /// Whether the tier of a key is configured. A key in the store whose tier is not is ignored.
@@ -58,6 +61,7 @@ pub(super) struct KeyEnforcer {
     configured: ConfiguredKeys,
     stored: EnforcedStoredKeys,
     keys: Arc<ArcSwap<Keys>>,
+    tokens: Arc<TokenVerifier>,
     hub: Arc<Hub>,
     expirations: Expirations,
 }
@@ -65,9 +69,9 @@ pub(super) struct KeyEnforcer {
 impl KeyEnforcer {
     pub(super) fn new(configured: ConfiguredKeys, stored: Vec<KeyConfig>, services: &Services) -> Self {
         let expirations = Expirations::new(configured.keys.iter().chain(stored.iter()), unix_ms());
-        let (keys, hub) = (services.keys.clone(), services.hub.clone());
+        let Services { keys, tokens, hub, .. } = services.clone();
         let stored = Arc::new(ArcSwap::from_pointee(stored));
-        Self { configured, stored, keys, hub, expirations }
+        Self { configured, stored, keys, tokens, hub, expirations }
     }
 
     /// The keys in the store that are enforced, for other tasks to read.
@@ -82,6 +86,10 @@ impl KeyEnforcer {
                 // Expirations first, so that they are not delayed however many changes there are.
                 biased;
                 () = self.expirations.next(unix_ms) => {}
+                () = next_token(&self.hub.connections) => {
+                    self.hub.connections.close_expired(unix_ms(), &self.keys);
+                    continue;
+                }
                 change = changes.recv() => match change {
                     Some(change) => self.apply(change),
                     None => return,
@@ -100,7 +108,10 @@ impl KeyEnforcer {
 
     fn apply(&mut self, change: KeyChange) {
         match change {
-            KeyChange::Configured(configured) => self.configured = configured,
+            KeyChange::Configured(configured) => {
+                self.tokens.set_issuers(&configured.issuers);
+                self.configured = configured;
+            }
             KeyChange::Stored(stored) => self.stored.store(Arc::new(stored)),
         }
         let (configured, stored) = (&self.configured, self.stored.load());
@@ -132,7 +143,18 @@ pub(super) fn merge_keys(configured: &ConfiguredKeys, stored: &[KeyConfig]) -> K
     }
     let stored = stored.iter().filter(is_known).cloned();
     let all: Vec<_> = configured.keys.iter().cloned().chain(stored).collect();
-    Keys::new(&all, &configured.tiers)
+    Keys::new(&all, &configured.tiers).with_issuers(&configured.issuers)
+}
+
+/// Returns when a token of a connection has expired.
+async fn next_token(connections: &Connections) {
+    loop {
+        let now = unix_ms();
+        let ControlFlow::Continue(next) = connections.next_expiration(now) else { return };
+        // The clock may be set, and a connection with an earlier time may come.
+        let wait = next.map_or(CLOCK_CHECK_INTERVAL, |next| Duration::from_millis(next - now));
+        tokio::time::sleep(wait.min(CLOCK_CHECK_INTERVAL)).await;
+    }
 }
 
 /// When keys expire, in Unix milliseconds.

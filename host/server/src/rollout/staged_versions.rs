@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 use switchyard_plugin::{check_file, digest};
 use switchyard_process::lock::LockExt;
-use switchyard_protocol::{ErrorCode, Refusal, room::is_valid_principal};
+use switchyard_protocol::{ErrorCode, Refusal, room::is_valid_word};
 use tokio::time::Instant;
 
 /// How long code waits for the slot that uses it.
@@ -91,7 +91,7 @@ impl Rollout {
         signature: Option<String>,
     ) -> Result<StagedCode, Refusal> {
         self.require_shared_store()?;
-        if !is_valid_principal(name) {
+        if !is_valid_word(name) {
             let expected = "expected 1 to 64 characters of A-Z a-z 0-9 . _ -";
             return Err(Refusal::invalid(format!("invalid plugin name '{name}'; {expected}")));
         }

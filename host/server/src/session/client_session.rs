@@ -4,12 +4,13 @@
 
 mod connecting;
 mod joining;
+mod refreshing;
 mod removing;
 
 pub(super) use joining::rejected;
 
 use super::{
-    SessionConfig,
+    Authenticator, SessionConfig,
     state::{Acknowledged, Decision, SessionState},
 };
 use crate::{
@@ -18,6 +19,8 @@ use crate::{
         Publisher, Registration, RemovedSeat, ReplayTurns,
     },
     key::Keys,
+    limits::TokenBucket,
+    token::TokenVerifier,
 };
 use arc_swap::ArcSwap;
 use serde_json::value::RawValue;
@@ -37,7 +40,14 @@ const MAX_ECHOED_EPOCH_CHARS: usize = 40;
 pub(crate) struct Services {
     pub hub: Arc<Hub>,
     pub keys: Arc<ArcSwap<Keys>>,
+    pub tokens: Arc<TokenVerifier>,
     pub config: SessionConfig,
+}
+
+impl Services {
+    pub(crate) fn authenticator(&self) -> Authenticator<'_> {
+        Authenticator { keys: &self.keys, tokens: &self.tokens }
+    }
 }
 
 /// A data frame from a client.
@@ -65,7 +75,9 @@ pub(crate) struct ClientSession {
     replays: HashMap<RoomName, JoinHandle<()>>,
     turns: Option<ReplayTurns>,
     publishes: PublishPipeline<Option<Box<RawValue>>>,
-    _registration: Registration,
+    /// Present once the client has used `refresh`.
+    refreshes: Option<Box<TokenBucket>>,
+    registration: Registration,
     _permit: Permit,
 }
 
@@ -89,13 +101,13 @@ impl ClientSession {
     pub(crate) async fn handle(&mut self, frame: ClientFrame<'_>) {
         // Here, too, because a client that sends without a pause would keep other events waiting.
         self.check_key().await;
-        let (hub, keys) = (self.services.hub.clone(), self.services.keys.load_full());
+        let hub = self.services.hub.clone();
         let (decision, bytes) = match frame {
             ClientFrame::Text(text) => {
                 let decision = match request::parse(text) {
                     Ok((id, request)) => self
-                        .state
-                        .decide(id, request, &keys)
+                        .current_key()
+                        .and_then(|key| self.state.decide(id, request, &key))
                         .unwrap_or_else(|refusal| Decision::Refuse(id, refusal)),
                     Err((id, refusal)) if refusal.code == ErrorCode::BadFrame => {
                         self.state.bad_frame(id, refusal, Instant::now())
@@ -123,6 +135,7 @@ impl ClientSession {
                 self.connection.outbox.answer(frame.into()).await;
                 self.connection.outbox.close(close);
             }
+            Decision::Refresh { id, credentials } => Box::pin(self.refresh(id, credentials)).await,
             Decision::Subscribe { id, joins } => self.subscribe(id, joins).await,
             Decision::Unsubscribe { id, rooms } => self.unsubscribe(id, rooms).await,
             Decision::Publish { id, room, message } => {

@@ -5,10 +5,7 @@ use super::{
     client_session::rejected,
     pending_join::{JoinOptions, JoinState, PendingJoin, named_twice},
 };
-use crate::{
-    hub::Seat,
-    key::{Key, Keys},
-};
+use crate::{hub::Seat, key::Key};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -17,24 +14,22 @@ use std::{
 use switchyard_plugin::Limits;
 use switchyard_protocol::{
     Close, ErrorCode, Id, Position, Refusal, Request, reply,
-    request::{self, Publish, SubscribeOptions},
+    request::{self, Credentials, Publish, SubscribeOptions},
     room::{RoomKind, RoomName},
     unix_ms,
 };
-use switchyard_store::{
-    grant::Verb,
-    key::{Digest, Scope},
-};
+use switchyard_store::{grant::Verb, key::Scope};
 
 /// This many frames that are not requests, within [`BAD_FRAME_PERIOD`], close a connection.
 const MAX_BAD_FRAMES: usize = 10;
 const BAD_FRAME_PERIOD: Duration = Duration::from_secs(60);
 
 pub(super) struct SessionState {
-    key: Digest,
     pub inbox: RoomName,
     /// How many rooms the client may be in, not counting `*` and the inbox.
     pub rooms_limit: u32,
+    /// How many plugins allow.
+    plugin_rooms_limit: Option<u32>,
     message_bytes: usize,
     rooms: HashMap<RoomName, Seat>,
     /// Canonical names, by the names that the client uses.
@@ -48,6 +43,7 @@ pub(super) enum Decision<'a> {
     Refuse(Option<Id<'a>>, Refusal),
     Close(String, Close),
     Nothing,
+    Refresh { id: Option<Id<'a>>, credentials: Credentials<'a> },
     Subscribe { id: Option<Id<'a>>, joins: Vec<PendingJoin> },
     Unsubscribe { id: Option<Id<'a>>, rooms: Vec<Result<RoomName, Box<reply::RoomResult>>> },
     Publish { id: Option<Id<'a>>, room: RoomName, message: Publish<'a> },
@@ -81,14 +77,19 @@ impl SessionState {
     /// `limits` are those of the plugins that authorized the connection.
     pub(super) fn new(key: &Key, limits: &Limits, message_bytes: usize) -> Self {
         Self {
-            key: key.digest,
             inbox: RoomName::inbox(&key.principal),
-            rooms_limit: limits.rooms.map_or(key.limits.rooms, |rooms| rooms.min(key.limits.rooms)),
+            rooms_limit: narrow_rooms(key, limits.rooms),
+            plugin_rooms_limit: limits.rooms,
             message_bytes: narrow_message_bytes(message_bytes, limits),
             rooms: HashMap::new(),
             aliases: HashMap::new(),
             bad: vec![],
         }
+    }
+
+    /// The client has another key, which may be of another tier. It leaves no room because of that.
+    pub(super) fn set_key(&mut self, key: &Key) {
+        self.rooms_limit = narrow_rooms(key, self.plugin_rooms_limit);
     }
 
     pub(super) fn message_bytes(&self) -> usize {
@@ -115,14 +116,16 @@ impl SessionState {
         &self,
         id: Option<Id<'a>>,
         request: Request<'a>,
-        keys: &Keys,
+        key: &Key,
     ) -> Result<Decision<'a>, Refusal> {
-        let key = keys.find(&self.key)?;
         Ok(match request {
             Request::Ping => Decision::Reply(reply::pong(id, unix_ms())),
             Request::Connect { .. } => {
-                return Err(Refusal::invalid("this connection is already authenticated; open another one"));
+                return Err(Refusal::invalid(
+                    "this connection is already authenticated; open another one, or use refresh",
+                ));
             }
+            Request::Refresh { credentials } => Decision::Refresh { id, credentials },
             Request::Subscribe { rooms } => {
                 key.require(Scope::Subscribe, "subscribe")?;
                 Decision::Subscribe { id, joins: self.pending_joins(rooms) }
@@ -131,7 +134,7 @@ impl SessionState {
                 Decision::Unsubscribe { id, rooms: rooms.iter().map(|room| self.leaving(room)).collect() }
             }
             Request::Publish(message) => {
-                let room = may_publish(&message, &key, self.message_bytes)?;
+                let room = may_publish(&message, key, self.message_bytes)?;
                 Decision::Publish { id, room, message }
             }
             Request::Ack { acks } => match acks.and_then(|acks| self.acknowledged(acks)) {
@@ -305,6 +308,10 @@ fn check_size(publish: &Publish, max: usize) -> Result<(), Refusal> {
     }
     let message = format!("data has {bytes} bytes; at most {max} are allowed here");
     Err(Refusal::new(ErrorCode::MessageTooLarge, message))
+}
+
+fn narrow_rooms(key: &Key, plugin_limit: Option<u32>) -> u32 {
+    plugin_limit.map_or(key.limits.rooms, |rooms| rooms.min(key.limits.rooms))
 }
 
 fn narrow_message_bytes(message_bytes: usize, limits: &Limits) -> usize {

@@ -1,18 +1,19 @@
 //! A connection before authentication: the only request is `connect`. Does not decide whether a session may
 //! start.
 
-use crate::key::{Key, Keys};
+use super::Authenticator;
+use crate::key::Key;
 use std::sync::Arc;
 use switchyard_protocol::{Close, ErrorCode, Id, Refusal, Request, reply, request};
 use switchyard_store::SessionToken;
 
 /// A connection that has not sent `connect` yet.
 pub(crate) struct UnauthenticatedSession {
-    /// The valid key that came with the upgrade, if one did.
+    /// The valid key or token that came with the upgrade, if one did.
     presented: Option<Arc<Key>>,
 }
 
-/// A client with a valid key.
+/// A client with a valid key or token.
 pub(crate) struct Authenticated<'a> {
     pub id: Option<Id<'a>>,
     pub key: Arc<Key>,
@@ -45,16 +46,22 @@ impl UnauthenticatedSession {
         Self { presented }
     }
 
-    pub(crate) fn frame<'a>(self, text: &'a str, keys: &Keys) -> Result<Authenticated<'a>, Rejected> {
-        let (id, api_key, session) = match request::parse(text) {
-            Ok((id, Request::Connect { api_key, session })) => (id, api_key, session),
+    pub(crate) async fn frame<'a>(
+        self,
+        text: &'a str,
+        authenticator: Authenticator<'_>,
+    ) -> Result<Authenticated<'a>, Rejected> {
+        let (id, credentials, session) = match request::parse(text) {
+            Ok((id, Request::Connect { credentials, session })) => (id, credentials, session),
             Ok((id, _)) => return Err(Self::expected_connect(id, "it is another request")),
             Err((id, refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
         };
-        let key = match (self.presented, api_key) {
-            (Some(key), _) => keys.find(&key.digest),
-            (None, Ok(Some(key))) => keys.authenticate(&key),
-            (None, Ok(None)) => return Err(Self::expected_connect(id, "auth.apiKey is missing")),
+        let key = match (self.presented, credentials) {
+            (Some(key), _) => authenticator.current(&key),
+            (None, Ok(Some(credentials))) => authenticator.authenticate(&credentials).await,
+            (None, Ok(None)) => {
+                return Err(Self::expected_connect(id, "auth.apiKey or auth.token is missing"));
+            }
             (None, Err(refusal)) => return Err(Self::expected_connect(id, &refusal.message)),
         };
         match key {
@@ -65,6 +72,10 @@ impl UnauthenticatedSession {
                 // Another key would not help this client.
                 Err(refusal) => Err(Rejected::new(id, &refusal, Close::BadFrames)),
             },
+            // It says nothing about the token.
+            Err(refusal) if refusal.code == ErrorCode::IssuerUnavailable => {
+                Err(Rejected::new(id, &refusal, Close::Overloaded))
+            }
             Err(refusal) => Err(Rejected::new(id, &refusal, Close::Unauthorized)),
         }
     }
@@ -88,6 +99,8 @@ impl UnauthenticatedSession {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{key::Keys, token::TokenVerifier};
+    use arc_swap::ArcSwap;
     use std::collections::HashMap;
     use switchyard_store::key::Digest;
 
@@ -96,43 +109,47 @@ mod tests {
         Keys::new(&[toml::from_str(&text).unwrap()], &HashMap::new())
     }
 
-    fn rejected(text: &str) -> (String, u16) {
-        let Err(rejected) = UnauthenticatedSession::new(None).frame(text, &keys()) else {
-            panic!("{text} was accepted")
-        };
+    async fn authenticate(presented: Option<Arc<Key>>, text: &str) -> Result<Authenticated<'_>, Rejected> {
+        let (keys, tokens) = (ArcSwap::from_pointee(keys()), TokenVerifier::default());
+        let authenticator = Authenticator { keys: &keys, tokens: &tokens };
+        UnauthenticatedSession::new(presented).frame(text, authenticator).await
+    }
+
+    async fn rejected(text: &str) -> (String, u16) {
+        let Err(rejected) = authenticate(None, text).await else { panic!("{text} was accepted") };
         let value: serde_json::Value = serde_json::from_str(&rejected.frame).unwrap();
         (value["error"]["code"].as_str().unwrap().to_owned(), rejected.close.code())
     }
 
-    #[test]
-    fn only_connect_with_a_valid_key_is_accepted() {
-        let keys = keys();
+    #[tokio::test]
+    async fn only_connect_with_a_valid_key_is_accepted() {
         let token = SessionToken::random();
         let text = format!(
             r#"{{"type":"connect","id":1,"auth":{{"apiKey":"sk_1"}},"session":"{}"}}"#,
             token.reveal()
         );
-        let authenticated = UnauthenticatedSession::new(None).frame(&text, &keys).ok().unwrap();
+        let authenticated = authenticate(None, &text).await.ok().unwrap();
         assert_eq!((&*authenticated.key.principal, authenticated.session), ("acme", Some(token)));
 
         for text in ["[", r#"{"type":"ping"}"#, r#"{"type":"connect"}"#, r#"{"type":"nonsense"}"#] {
-            assert_eq!(rejected(text), ("auth_required".into(), 4401), "{text}");
+            assert_eq!(rejected(text).await, ("auth_required".into(), 4401), "{text}");
         }
         // Regression: that closed with 4401, as if the key were wrong.
         let malformed = r#"{"type":"connect","auth":{"apiKey":"sk_1"},"session":7}"#;
-        assert_eq!(rejected(malformed), ("invalid_request".into(), 4400));
+        assert_eq!(rejected(malformed).await, ("invalid_request".into(), 4400));
         let wrong = r#"{"type":"connect","auth":{"apiKey":"sk_2"},"session":7}"#;
-        assert_eq!(rejected(wrong), ("invalid_key".into(), 4401));
+        assert_eq!(rejected(wrong).await, ("invalid_key".into(), 4401));
         let wrong = r#"{"type":"connect","auth":{"apiKey":"sk_2"}}"#;
-        assert_eq!(rejected(wrong), ("invalid_key".into(), 4401));
+        assert_eq!(rejected(wrong).await, ("invalid_key".into(), 4401));
+        let token = r#"{"type":"connect","auth":{"token":"eyJ.a.b"}}"#;
+        assert_eq!(rejected(token).await, ("invalid_token".into(), 4401));
     }
 
-    #[test]
-    fn a_key_in_the_upgrade_overrides_the_key_in_the_frame() {
-        let keys = keys();
-        let presented = keys.authenticate("sk_1").ok();
+    #[tokio::test]
+    async fn a_key_in_the_upgrade_overrides_the_key_in_the_frame() {
+        let presented = keys().authenticate("sk_1").ok();
         let text = r#"{"type":"connect","auth":{"apiKey":"wrong"},"session":"forged"}"#;
-        let authenticated = UnauthenticatedSession::new(presented).frame(text, &keys).ok().unwrap();
+        let authenticated = authenticate(presented, text).await.ok().unwrap();
         assert_eq!(authenticated.session, None);
     }
 }

@@ -86,7 +86,13 @@ pub(crate) async fn authenticate(
             if let Some(code) = code {
                 hub.metrics.count_error(code);
             }
-            if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) = code {
+            if let Some(
+                code @ (ErrorCode::InvalidKey
+                | ErrorCode::ExpiredKey
+                | ErrorCode::InvalidToken
+                | ErrorCode::ExpiredToken),
+            ) = code
+            {
                 unauthenticated.key_refused(code).await;
             }
             if !frame.is_empty() {
@@ -212,10 +218,20 @@ impl Opening<'_> {
     ) -> Result<Box<ClientSession>, (Unopened, Bytes)> {
         let Self { services, client, presented, unauthenticated } = self;
         let (key, permit) = presented.unzip();
-        let keys = services.keys.load_full();
-        let authenticated = match UnauthenticatedSession::new(key).frame(text, &keys) {
+        let authenticated = {
+            // A token may have to wait until the keys of its issuer are fetched.
+            let authenticating =
+                Box::pin(UnauthenticatedSession::new(key).frame(text, services.authenticator()));
+            tokio::select! {
+                biased;
+                authenticated = authenticating => authenticated.map_err(Unopened::Rejected),
+                close = poll_fn(|cx| outbox.poll_send(cx)) => Err(close.map_or(Unopened::Lost, Unopened::silent)),
+                () = draining.cancelled() => Err(Unopened::draining()),
+            }
+        };
+        let authenticated = match authenticated {
             Ok(authenticated) => authenticated,
-            Err(rejected) => return Err((Unopened::Rejected(rejected), outbox.take_rest())),
+            Err(unopened) => return Err((unopened, outbox.take_rest())),
         };
         unauthenticated.release_slot();
         let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);

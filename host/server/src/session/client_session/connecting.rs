@@ -16,7 +16,7 @@ use crate::{
 };
 use std::{collections::HashMap, sync::Arc};
 use switchyard_plugin::{ConnectRequest, Limits};
-use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName};
+use switchyard_protocol::{Close, ErrorCode, Id, Refusal, reply, room::RoomName, unix_ms};
 use switchyard_store::{Join, Membership, ResumeCheck, ResumeResult, ResumedSession, SessionToken};
 
 /// What a new connection has before it joins rooms.
@@ -71,8 +71,9 @@ impl ClientSession {
             replays: HashMap::new(),
             turns: None,
             publishes: PublishPipeline::default(),
+            refreshes: None,
             _permit: permit,
-            _registration: registration,
+            registration,
         };
         let started = match resumed {
             Some(resumed) => Box::pin(session.resume(id, resumed)).await,
@@ -227,6 +228,7 @@ impl ClientSession {
 
     fn connected(&self, id: Option<Id<'_>>, resumed: bool, rooms: Vec<reply::RoomResult>) -> String {
         let Heartbeat { interval, timeout } = self.services.config.heartbeat;
+        let expires = self.connection.key.load().expires();
         let connected = reply::Connected {
             connection: self.connection.id.to_string(),
             session: self.connection.session().reveal(),
@@ -243,6 +245,8 @@ impl ClientSession {
                 rooms: self.state.rooms_limit,
                 message_bytes: self.state.message_bytes(),
             },
+            expires,
+            time: expires.map(|_| unix_ms()),
             rooms,
         };
         reply::encode("connected", id, connected)
