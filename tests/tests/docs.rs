@@ -11,7 +11,7 @@ use std::{
 };
 use switchyard_tests::{binary, guest};
 
-const DOCUMENTS: [&str; 21] = [
+const DOCUMENTS: [&str; 22] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -19,6 +19,7 @@ const DOCUMENTS: [&str; 21] = [
     "SECURITY.md",
     "docs/protocol.md",
     "docs/operator.md",
+    "docs/identity.md",
     "docs/nodes.md",
     "docs/plugins.md",
     "docs/loading.md",

@@ -19,6 +19,7 @@ mod publish;
 mod serve;
 mod signals;
 mod start;
+mod token;
 
 pub use output::note;
 pub use start::main;
@@ -42,6 +43,9 @@ enum Command {
     /// Create API keys and manage those in the store
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Check user tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Publish one message, or a recorded feed at its original pace
     Publish(publish::PublishArgs),
     /// Print the messages of rooms, and resume after a lost connection
@@ -57,6 +61,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Key(command) => key::run(command).await,
+            Command::Token(command) => token::run(command).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Listen(args) => listen::run(args).await,
             Command::Plugin(command) => plugin::run(*command).await,

@@ -20,6 +20,7 @@ mod rooms;
 mod slots;
 mod status;
 mod timed_stream;
+mod tokens;
 
 pub use listener::AdminListener;
 pub(crate) use reload_requests::{ReloadHandle, ReloadOptions, ReloadReport, ReloadRequest};
@@ -74,6 +75,7 @@ fn router(api: Arc<Api>) -> Router {
             get(plugins::shadow).put(plugins::start_shadow).delete(plugins::stop_shadow),
         )
         .route("/v1/plugins/{name}/shadow/promote", post(plugins::promote))
+        .route("/v1/tokens/check", post(tokens::check))
         .route("/v1/reload", post(reload::reload))
         .route("/metrics", get(metrics::show))
         .route("/livez", get(health::live))

@@ -110,6 +110,16 @@ impl Key {
         }
     }
 
+    /// Which kinds of requests it permits.
+    pub(crate) fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// Each of them must allow what is done in a room. Empty: every ordinary room and the inbox of its principal.
+    pub(crate) fn rooms(&self) -> &[Grants] {
+        &self.rooms
+    }
+
     /// When it expires, in Unix milliseconds.
     pub(crate) fn expires(&self) -> Option<u64> {
         self.expires

@@ -103,6 +103,8 @@ fn every_configuration_key_is_explained() {
         ("[limits.address]", "limits.address"),
         ("[memory]", "memory"),
         ("[[key]]", "key"),
+        ("[[issuer]]", "issuer"),
+        ("[issuer.claims]", "issuer.claims"),
         ("[tier.NAME]", "tier.NAME"),
         ("[[plugin]]", "plugin"),
         ("[plugin.budget]", "plugin.budget"),
@@ -112,6 +114,7 @@ fn every_configuration_key_is_explained() {
     let mut known = BTreeSet::new();
     for (section, prefix) in sections {
         let section = section.replace("[plugin.budget]", "[[plugin]]\n[plugin.budget]");
+        let section = section.replace("[issuer.claims]", "[[issuer]]\n[issuer.claims]");
         known.extend(keys_of(&section, "").into_iter().map(|key| format!("{prefix}.{key}")));
     }
     // Tables are explained by their keys.

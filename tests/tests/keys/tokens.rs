@@ -4,9 +4,7 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 use switchyard_protocol::unix_ms;
-use switchyard_tests::{
-    Client, End, ISSUER, Issuer, KEY, KeyServer, Live, Server, key_set, user_token,
-};
+use switchyard_tests::{Client, End, ISSUER, Issuer, KEY, KeyServer, Live, Server, key_set, user_token};
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 
 fn auth(token: &str) -> Value {

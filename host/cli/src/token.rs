@@ -1,0 +1,102 @@
+//! `switchyard token`: asks a node what it makes of a user token.
+
+use crate::{
+    admin_client::{AdminArgs, AdminCall, AdminClient},
+    output::print_line,
+};
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::io::Read;
+
+#[derive(Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Say what a node makes of a token: whose it is, what it permits, or what is wrong with it
+    Check(CheckArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// The token, or - to read it from standard input: other users of the machine can see arguments
+    #[arg(value_name = "TOKEN")]
+    token: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub(crate) async fn run(command: TokenCommand) -> anyhow::Result<()> {
+    match command {
+        TokenCommand::Check(args) => check(args).await,
+    }
+}
+
+async fn check(args: CheckArgs) -> anyhow::Result<()> {
+    let CheckArgs { mut token, admin } = args;
+    if token == "-" {
+        token.clear();
+        std::io::stdin().take(64 << 10).read_to_string(&mut token).context("cannot read the token")?;
+    }
+    let body = json!({"token": token.trim()}).to_string().into_bytes();
+    let call = AdminCall { method: "POST", path: "/v1/tokens/check", signature: None, body };
+    let checked = AdminClient::new(&admin)?.deploy(call).await?;
+    if admin.json {
+        print_line!("{checked}")?;
+    }
+    if checked["valid"] != true {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        bail!("{} ({})", text(&checked["error"]["message"]), text(&checked["error"]["code"]));
+    }
+    if !admin.json {
+        for line in describe(&checked) {
+            print_line!("{line}")?;
+        }
+    }
+    Ok(())
+}
+
+/// A line for each thing that a valid token says.
+fn describe(checked: &Value) -> Vec<String> {
+    let text = |name: &str| checked[name].as_str().unwrap_or("-").to_owned();
+    let list = |value: &Value| {
+        let items = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+        items.collect::<Vec<_>>().join(", ")
+    };
+    let mut lines = vec![
+        format!("issuer     {}", text("issuer")),
+        format!("principal  {}", text("principal")),
+        format!("tier       {}", text("tier")),
+        format!("scopes     {}", list(&checked["scopes"])),
+    ];
+    for grants in checked["rooms"].as_array().into_iter().flatten() {
+        let grant =
+            |grant: &Value| format!("{}={}", grant["match"].as_str().unwrap_or("-"), list(&grant["allow"]));
+        let grants: Vec<_> = grants.as_array().into_iter().flatten().map(grant).collect();
+        lines.push(format!("rooms      {}", grants.join("  ")));
+    }
+    for (name, value) in checked["tags"].as_object().into_iter().flatten() {
+        lines.push(format!("tag        {name}={}", value.as_str().unwrap_or("-")));
+    }
+    if let Some(id) = checked["id"].as_str() {
+        lines.push(format!("id         {id}"));
+    }
+    let expires = checked["expires"].as_u64().unwrap_or_default();
+    lines.push(format!("expires    {}", switchyard_store::key::Expiry(expires)));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_valid_token_is_described_line_by_line() {
+        let checked = json!({
+            "valid": true, "issuer": "app", "principal": "ann", "tier": "pro", "scopes": ["subscribe", "publish"],
+            "rooms": [[{"match": "dydx:*", "allow": ["subscribe"]}]], "tags": {"team": "dydx"}, "expires": 1_798_761_600_000u64,
+        });
+        assert_eq!(
+            describe(&checked).join("\n"),
+            "issuer     app\nprincipal  ann\ntier       pro\nscopes     subscribe, publish\nrooms      dydx:*=subscribe\ntag        team=dydx\nexpires    2027-01-01T00:00:00Z"
+        );
+    }
+}
