@@ -7,7 +7,7 @@ use clap::Args;
 use std::{io, net::SocketAddr, path::PathBuf};
 use switchyard_plugin::{Compiler, PluginConfig};
 use switchyard_process::vital::VitalTasks;
-use switchyard_protocol::room::{RoomPattern, is_valid_principal};
+use switchyard_protocol::room::{RoomPattern, is_valid_word};
 use switchyard_server::{
     AdminListener, ConfigSource, Listeners, Node, config::Config, generate_key, raise_file_limit,
 };
@@ -171,7 +171,7 @@ fn find_plugins() -> anyhow::Result<Vec<PluginConfig>> {
     files.sort();
     // For example, browsers save `orderbook (1).wasm` next to `orderbook.wasm`.
     files.retain(|file| {
-        let is_name = file.file_stem().is_some_and(|name| name.to_str().is_some_and(is_valid_principal));
+        let is_name = file.file_stem().is_some_and(|name| name.to_str().is_some_and(is_valid_word));
         if !is_name {
             let file = file.display();
             tracing::warn!(

@@ -24,6 +24,12 @@ macro_rules! codes {
                 match text { $($text => Some(ErrorCode::$name),)* _ => None }
             }
 
+            /// Whether somebody has presented a key or token that is wrong, and may be guessing. One that has expired
+            /// was right.
+            pub fn is_invalid_credential(self) -> bool {
+                matches!(self, Self::InvalidKey | Self::ExpiredKey | Self::InvalidToken)
+            }
+
             /// The HTTP status of an answer with this code.
             pub fn status(self) -> u16 {
                 match self { $(ErrorCode::$name => $status),* }

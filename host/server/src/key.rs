@@ -38,6 +38,9 @@ impl Default for Tier {
 
 pub use crate::token::DEFAULT_TIER;
 
+/// The memory of what is kept of a token, in addition to its claims, in bytes.
+const TOKEN_OVERHEAD_BYTES: usize = 1 << 10;
+
 /// With what a client has authenticated.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Credential {
@@ -51,7 +54,7 @@ pub(crate) enum Credential {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
     pub credential: Credential,
-    /// What the key is called. For a token, `token-` and the name of its issuer.
+    /// What the key is called. For a token, `token:` and the name of its issuer.
     pub id: Arc<str>,
     pub principal: Arc<str>,
     pub tier: Arc<str>,
@@ -60,7 +63,9 @@ pub(crate) struct Key {
     pub seen_by_plugins: Principal,
     scopes: Vec<Scope>,
     /// Each of them must allow what it does in a room. Empty: every ordinary room and the inbox of its principal.
-    rooms: Vec<Grants>,
+    rooms: Vec<Arc<Grants>>,
+    /// Whether `rooms` may allow the inboxes of other principals. A token cannot claim them by itself.
+    reaches_other_inboxes: bool,
     /// Unix milliseconds. `None`: never.
     expires: Option<u64>,
     /// For how many milliseconds after that it is still accepted, because clocks differ.
@@ -92,9 +97,14 @@ impl Key {
             (RoomKind::Inbox, _) if is_own_inbox && verb == Verb::Subscribe => return Ok(()),
             (RoomKind::Inbox, []) if is_own_inbox => return Ok(()),
             (RoomKind::Ordinary, []) => return Ok(()),
-            (RoomKind::Inbox, []) => {
-                "it is the inbox of another principal, which only an entry of its rooms allows"
-            }
+            (RoomKind::Inbox, _) if !is_own_inbox && !self.reaches_other_inboxes => match self.credential {
+                Credential::Key(_) => {
+                    "it is the inbox of another principal, which only an entry of its rooms allows"
+                }
+                Credential::Token(_) => {
+                    "it is the inbox of another principal, which only an entry of issuer.rooms allows"
+                }
+            },
             (_, grants) if grants.iter().all(|grants| grants.allow(verb, room)) => return Ok(()),
             _ => "no entry of its rooms allows it",
         };
@@ -106,7 +116,7 @@ impl Key {
     fn name(&self) -> String {
         match &self.credential {
             Credential::Key(_) => format!("key '{}'", self.id),
-            Credential::Token(claims) => format!("a token of issuer '{}'", claims.issuer),
+            Credential::Token(claims) => format!("a token of issuer '{}'", claims.issuer.name),
         }
     }
 
@@ -116,8 +126,16 @@ impl Key {
     }
 
     /// Each of them must allow what is done in a room. Empty: every ordinary room and the inbox of its principal.
-    pub(crate) fn rooms(&self) -> &[Grants] {
+    pub(crate) fn rooms(&self) -> &[Arc<Grants>] {
         &self.rooms
+    }
+
+    /// About how much memory it takes for its connection alone, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        match &self.credential {
+            Credential::Key(_) => 0,
+            Credential::Token(claims) => TOKEN_OVERHEAD_BYTES + 3 * claims.bytes,
+        }
     }
 
     /// When it expires, in Unix milliseconds.
@@ -148,7 +166,8 @@ impl Key {
             limits: tiers.get(tier).copied().unwrap_or_default(),
             seen_by_plugins,
             scopes: config.scopes.clone(),
-            rooms: config.rooms.iter().cloned().collect(),
+            rooms: config.rooms.iter().cloned().map(Arc::new).collect(),
+            reaches_other_inboxes: config.rooms.is_some(),
             expires: config.expires.map(|expires| expires.0),
             leeway: 0,
         }
@@ -168,7 +187,8 @@ impl Key {
         }
         let may_give = |scope: &&Scope| issuer.scopes.contains(scope);
         let scopes = claims.scopes.as_ref().unwrap_or(&issuer.scopes);
-        let (id, tier_name) = (Arc::<str>::from(format!("token-{}", issuer.name)), Arc::<str>::from(&**tier));
+        // No key has a colon in its id.
+        let (id, tier_name) = (Arc::<str>::from(format!("token:{}", issuer.name)), Arc::<str>::from(&**tier));
         let (principal, tags) = (claims.principal.clone(), claims.tags.iter());
         let tags = tags.map(|(name, value)| (name.clone(), value.clone())).collect();
         let seen_by_plugins =
@@ -182,6 +202,7 @@ impl Key {
             seen_by_plugins,
             scopes: scopes.iter().filter(may_give).copied().collect(),
             rooms: issuer.rooms.iter().chain(&claims.rooms).cloned().collect(),
+            reaches_other_inboxes: issuer.rooms.is_some(),
             expires: Some(claims.expires),
             leeway: issuer.leeway.as_millis() as u64,
         })
@@ -246,6 +267,11 @@ impl Keys {
         Self { issuers: issuers.to_vec(), ..self }
     }
 
+    /// Keeps the name of a principal from tokens, although its key is not accepted.
+    pub(crate) fn reserve(&mut self, principal: Arc<str>) {
+        self.principals.insert(principal);
+    }
+
     fn insert(&mut self, digest: Digest, key: Key) {
         let prefix = digest.as_bytes()[..8].try_into().expect("eight bytes");
         self.principals.insert(key.principal.clone());
@@ -269,9 +295,12 @@ impl Keys {
 
     /// What a token permits that was verified. The configuration may have changed since.
     pub(crate) fn accept(&self, claims: &Arc<TokenClaims>) -> Result<Arc<Key>, Refusal> {
-        let issuer = self.issuers.iter().find(|issuer| issuer.name == claims.issuer);
+        let issuer = self.issuers.iter().find(|issuer| issuer.trusts_as(&claims.issuer));
         let issuer = issuer.ok_or_else(|| {
-            invalid_token(format_args!("its issuer '{}' is not configured any more", claims.issuer))
+            let name = &claims.issuer.name;
+            invalid_token(format_args!(
+                "issuer '{name}' has other keys or principals now, or is not accepted any more"
+            ))
         })?;
         let principal = &*claims.principal;
         if self.has_principal(principal) {

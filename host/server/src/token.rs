@@ -37,7 +37,7 @@ pub(crate) fn looks_like_token(credential: &str) -> bool {
 /// An issuer, and the keys with which it signs.
 struct Issuer {
     config: Arc<IssuerConfig>,
-    keys: KeySource,
+    keys: Arc<KeySource>,
 }
 
 /// Verifies the tokens of all issuers of the configuration.
@@ -47,15 +47,14 @@ pub(crate) struct TokenVerifier {
 }
 
 impl TokenVerifier {
-    /// Accepts the tokens of these issuers and no others from now on. The keys of one whose configuration is the same
-    /// stay; those of a new one are fetched. Must be called within a Tokio runtime.
+    /// Accepts the tokens of these issuers and no others from now on. Keys stay if they come from the same place as
+    /// before, and others are fetched. Must be called within a Tokio runtime.
     pub(crate) fn set_issuers(&self, configs: &[Arc<IssuerConfig>]) {
         let known = self.issuers.load();
         let issuer = |config: &Arc<IssuerConfig>| {
-            let same = known.iter().find(|issuer| issuer.config == *config);
-            same.cloned().unwrap_or_else(|| {
-                Arc::new(Issuer { config: config.clone(), keys: KeySource::start(config) })
-            })
+            let same = known.iter().find(|issuer| issuer.config.has_keys_of(config));
+            let keys = same.map_or_else(|| Arc::new(KeySource::start(config)), |issuer| issuer.keys.clone());
+            Arc::new(Issuer { config: config.clone(), keys })
         };
         self.issuers.store(Arc::new(configs.iter().map(issuer).collect()));
     }
@@ -77,11 +76,7 @@ impl TokenVerifier {
         let key = match keys.find(jws.key_id(), algorithm) {
             Ok(key) => key,
             Err(MissingKey::Unknown) => keys.refresh_and_find(jws.key_id(), algorithm).await?,
-            Err(MissingKey::Ambiguous) => {
-                return Err(invalid(
-                    "it has no key id (kid), and its issuer has several keys for its algorithm",
-                ));
-            }
+            Err(MissingKey::Ambiguous) => return Err(key_source::ambiguous()),
         };
         jws.verify(&key)?;
         Ok(Arc::new(claims.check(config, unix_ms())?))

@@ -9,6 +9,9 @@ use std::fmt;
 pub struct ConnectionId(pub(crate) u64);
 
 impl ConnectionId {
+    /// The last one in order.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// A new id, drawn at random.
     pub fn random() -> Self {
         Self(u64::from_le_bytes(random()))

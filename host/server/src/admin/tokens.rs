@@ -8,7 +8,7 @@ use crate::key::{Credential, Key};
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use switchyard_protocol::{Refusal, request::Credentials};
+use switchyard_protocol::{ErrorCode, Refusal, request::Credentials};
 use switchyard_store::{
     grant::RoomGrant,
     key::{Scope, Tags},
@@ -61,6 +61,7 @@ pub(super) async fn check(
     let authenticated = api.services.authenticator().authenticate(&Credentials::Token(token.into())).await;
     Ok(json_response(match &authenticated {
         Ok(key) => to_json(view(key)),
+        Err(unknown) if unknown.code == ErrorCode::IssuerUnavailable => return Err(unknown.clone().into()),
         Err(error) => to_json(CheckedToken::Refused { valid: false, error: error.clone() }),
     }))
 }
@@ -69,7 +70,7 @@ fn view(key: &Key) -> CheckedToken<'_> {
     let Credential::Token(claims) = &key.credential else { unreachable!("a token was presented") };
     CheckedToken::Valid {
         valid: true,
-        issuer: &claims.issuer,
+        issuer: &claims.issuer.name,
         principal: &key.principal,
         tier: &key.tier,
         scopes: key.scopes(),

@@ -30,6 +30,11 @@ impl Config {
         if let Some(tls) = server.tls.as_ref().filter(|tls| is_world_readable(&tls.key)) {
             warnings.push(readable("server.tls.key", &tls.key, "the private key of the certificate"));
         }
+        for issuer in &self.issuers {
+            if let Some(secret) = issuer.secret_file.as_ref().filter(|file| is_world_readable(file)) {
+                warnings.push(readable("issuer.secret_file", secret, "the secret that signs tokens"));
+            }
+        }
         let has_password = matches!(&self.store.url, StoreUrl::Redis(url) if url.has_password());
         if let Some(file) = file.filter(|file| has_password && is_world_readable(file)) {
             warnings.push(readable("the configuration", file, "a Redis password"));

@@ -50,7 +50,7 @@ pub(crate) struct Connection {
 }
 
 /// Whether the key of a connection is as it was.
-pub(crate) enum KeyCheck {
+enum KeyCheck {
     Same,
     Changed,
 }
@@ -148,18 +148,22 @@ impl Connections {
 
     /// Whether the key of the connection has changed. If it is not valid any more, the connection is closed.
     fn recheck_key(&self, connection: &Connection, keys: &ArcSwap<Keys>) -> bool {
-        match connection.check_key(keys) {
+        match self.check_key(connection, keys) {
             Ok(KeyCheck::Same) => false,
-            Ok(KeyCheck::Changed) => {
-                self.expirations.change(connection.id, connection.key.load().token_ends());
-                true
-            }
+            Ok(KeyCheck::Changed) => true,
             Err(refusal) => {
                 connection.outbox.push(reply::error(None, &refusal).into());
                 connection.outbox.close(close_for_key(&refusal));
                 false
             }
         }
+    }
+
+    fn check_key(&self, connection: &Connection, keys: &ArcSwap<Keys>) -> Result<KeyCheck, Refusal> {
+        let check = connection.check_key(keys)?;
+        // Even if it is the same: somebody else may have replaced it just now.
+        self.expirations.change(connection.id, || connection.key.load().token_ends());
+        Ok(check)
     }
 
     /// Connections whose token has expired, and that are not being closed already.
@@ -203,7 +207,7 @@ pub(crate) fn close_for_drain() -> Close {
 pub(crate) struct Registration {
     hub: Arc<Hub>,
     pub connection: Arc<Connection>,
-    _charge: MemoryCharge,
+    charge: MemoryCharge,
 }
 
 /// The approximate memory of an idle connection in one or two rooms.
@@ -211,19 +215,28 @@ pub(crate) const CONNECTION_BYTES: usize = 8 << 10;
 
 impl Registration {
     pub(crate) fn new(hub: Arc<Hub>, connection: Arc<Connection>) -> Self {
-        let charge = connection.share.charge(MemoryKind::Sessions, CONNECTION_BYTES);
+        let bytes = CONNECTION_BYTES + connection.key.load().memory();
+        let charge = connection.share.charge(MemoryKind::Sessions, bytes);
         hub.connections.all_mut().insert(connection.id, connection.clone());
         hub.connections.expirations.set(connection.id, connection.key.load().token_ends());
         hub.metrics.connections.inc();
-        Self { hub, connection, _charge: charge }
+        Self { hub, connection, charge }
     }
 
     /// The client goes on with another key or token of the same principal. Its session has to check its rooms.
-    pub(crate) fn replace_key(&self, key: Arc<Key>) {
+    pub(crate) fn replace_key(&mut self, key: Arc<Key>) {
         let ends = key.token_ends();
+        let bytes = CONNECTION_BYTES + key.memory();
+        self.charge = self.connection.share.charge(MemoryKind::Sessions, bytes);
         self.connection.key.store(key);
         self.hub.connections.expirations.set(self.connection.id, ends);
         self.connection.removals.request_key_check();
+    }
+
+    /// Checks whether the key, as it is configured now, still allows this connection. If the key has changed, the
+    /// session checks its rooms.
+    pub(crate) fn check_key(&self, keys: &ArcSwap<Keys>) -> Result<(), Refusal> {
+        self.hub.connections.check_key(&self.connection, keys).map(drop)
     }
 }
 
@@ -247,7 +260,7 @@ impl Drop for Registration {
 impl Connection {
     /// Checks whether the key, as it is configured now, still allows this connection. If the key has changed, the
     /// session checks its rooms.
-    pub(crate) fn check_key(&self, keys: &ArcSwap<Keys>) -> Result<KeyCheck, Refusal> {
+    fn check_key(&self, keys: &ArcSwap<Keys>) -> Result<KeyCheck, Refusal> {
         // In this order, so that nothing older replaces what somebody else stores meanwhile.
         let known = self.key.load_full();
         let key = keys.load().renewed(&known)?;

@@ -239,7 +239,7 @@ impl PublishStep {
             let StoreParameters { share, key, keys, publisher, route } = parameters;
             let (route, keys) = (route.take().expect("polled once"), keys.load());
             // The key may have changed while the message was waiting for its plugin.
-            keys.current(publisher)?.require_in(Verb::Publish, &room)?;
+            keys.renewed(publisher)?.require_in(Verb::Publish, &room)?;
             hub.router.check_route(&route, &room)?;
             // Stopped meanwhile, perhaps: it may have another governor by now.
             if !hub.gate.is_open() {

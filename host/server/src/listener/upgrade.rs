@@ -78,13 +78,8 @@ pub(super) async fn serve(
 /// Delays the answer if the key was rejected, depending on how many were before, and has the connection
 /// closed, so that each key costs a connection.
 async fn delay_refusal(unauthenticated: &PendingConnection, mut response: Response) -> Response {
-    if let Some(
-        code @ (ErrorCode::InvalidKey
-        | ErrorCode::ExpiredKey
-        | ErrorCode::InvalidToken
-        | ErrorCode::ExpiredToken),
-    ) = response.extensions().get::<ErrorCode>().copied()
-    {
+    let code = response.extensions().get::<ErrorCode>().copied();
+    if let Some(code) = code.filter(|code| code.is_invalid_credential()) {
         unauthenticated.key_refused(code).await;
     }
     if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) {

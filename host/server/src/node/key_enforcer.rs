@@ -141,9 +141,12 @@ pub(super) fn merge_keys(configured: &ConfiguredKeys, stored: &[KeyConfig]) -> K
             tracing::warn!(%id, %principal, %other, "a key in the store has the id of a key in the configuration");
         }
     }
-    let stored = stored.iter().filter(is_known).cloned();
-    let all: Vec<_> = configured.keys.iter().cloned().chain(stored).collect();
-    Keys::new(&all, &configured.tiers).with_issuers(&configured.issuers)
+    let accepted = stored.iter().filter(is_known).cloned();
+    let all: Vec<_> = configured.keys.iter().cloned().chain(accepted).collect();
+    let mut keys = Keys::new(&all, &configured.tiers).with_issuers(&configured.issuers);
+    // Other nodes may accept these keys.
+    stored.iter().for_each(|key| keys.reserve(key.principal.0.clone()));
+    keys
 }
 
 /// Returns when a token of a connection has expired.

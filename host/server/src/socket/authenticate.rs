@@ -16,7 +16,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::{future::poll_fn, sync::Arc, time::Duration};
-use switchyard_protocol::{Close, ErrorCode, Frame};
+use switchyard_protocol::{Close, Frame};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tokio_util::sync::CancellationToken;
@@ -86,13 +86,7 @@ pub(crate) async fn authenticate(
             if let Some(code) = code {
                 hub.metrics.count_error(code);
             }
-            if let Some(
-                code @ (ErrorCode::InvalidKey
-                | ErrorCode::ExpiredKey
-                | ErrorCode::InvalidToken
-                | ErrorCode::ExpiredToken),
-            ) = code
-            {
+            if let Some(code) = code.filter(|code| code.is_invalid_credential()) {
                 unauthenticated.key_refused(code).await;
             }
             if !frame.is_empty() {

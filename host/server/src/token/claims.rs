@@ -12,14 +12,14 @@ use switchyard_store::{
 
 /// Maximum number of characters of a claim that an error repeats.
 const MAX_SHOWN_CHARS: usize = 100;
-/// Seconds beyond which a time is not one: the year 9999.
+/// The largest time, in seconds: the end of the year 9999.
 const MAX_SECONDS: f64 = 253_402_300_799.0;
 
 /// What a valid token says. What it permits also depends on the configuration of its issuer, which may change.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TokenClaims {
-    /// The name of the issuer in the configuration.
-    pub issuer: String,
+    /// The issuer as it was configured when the token was verified.
+    pub issuer: Arc<IssuerConfig>,
     pub principal: Arc<str>,
     /// Its `jti`.
     pub id: Option<String>,
@@ -29,12 +29,18 @@ pub(crate) struct TokenClaims {
     pub expires: u64,
     pub tier: Option<String>,
     pub scopes: Option<Vec<Scope>>,
-    pub rooms: Option<Grants>,
+    pub rooms: Option<Arc<Grants>>,
     pub tags: Tags,
+    /// The size of the payload, in bytes.
+    pub bytes: usize,
 }
 
 /// The claims of a token whose signature was not verified yet.
-pub(super) struct UnverifiedClaims(Map<String, Value>);
+pub(super) struct UnverifiedClaims {
+    claims: Map<String, Value>,
+    /// The size of the payload.
+    bytes: usize,
+}
 
 /// A text of a token, as an error may repeat it.
 pub(super) fn shown(text: &str) -> String {
@@ -43,17 +49,19 @@ pub(super) fn shown(text: &str) -> String {
 
 impl UnverifiedClaims {
     pub(super) fn parse(payload: &[u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(payload).map(Self).map_err(|_| invalid("its claims are not a JSON object"))
+        let claims = serde_json::from_slice(payload);
+        let claims = claims.map_err(|_| invalid("its claims are not a JSON object"))?;
+        Ok(Self { claims, bytes: payload.len() })
     }
 
     /// Its `iss`.
     pub(super) fn issuer(&self) -> Result<&str, Refusal> {
-        let issuer = self.0.get("iss").and_then(Value::as_str);
+        let issuer = self.claims.get("iss").and_then(Value::as_str);
         issuer.ok_or_else(|| invalid("its issuer (iss) is missing or is not a string"))
     }
 
     /// Checks everything but the issuer and the signature. `now` is in Unix milliseconds.
-    pub(super) fn check(mut self, config: &IssuerConfig, now: u64) -> Result<TokenClaims, Refusal> {
+    pub(super) fn check(mut self, config: &Arc<IssuerConfig>, now: u64) -> Result<TokenClaims, Refusal> {
         self.check_audience(&config.audience)?;
         let (expires, issued) = self.check_times(config, now)?;
         let names = &config.claims;
@@ -66,7 +74,7 @@ impl UnverifiedClaims {
             ))
         })?;
         Ok(TokenClaims {
-            issuer: config.name.clone(),
+            issuer: config.clone(),
             principal: principal.into(),
             id: self.string("jti")?,
             issued,
@@ -74,13 +82,15 @@ impl UnverifiedClaims {
             tier: self.string(&names.tier)?,
             scopes: self.scopes(&names.scopes)?,
             rooms: self
-                .take(&names.rooms, "a list such as [{\"match\":\"dydx:*\",\"allow\":[\"subscribe\"]}]")?,
+                .take(&names.rooms, "a list such as [{\"match\":\"dydx:*\",\"allow\":[\"subscribe\"]}]")?
+                .map(Arc::new),
             tags: self.take(&names.tags, "an object with at most 16 strings")?.unwrap_or_default(),
+            bytes: self.bytes,
         })
     }
 
     fn check_audience(&self, audience: &str) -> Result<(), Refusal> {
-        let named = match self.0.get("aud") {
+        let named = match self.claims.get("aud") {
             Some(Value::String(named)) => named == audience,
             Some(Value::Array(all)) => all.iter().any(|named| named.as_str() == Some(audience)),
             _ => false,
@@ -117,14 +127,14 @@ impl UnverifiedClaims {
 
     /// A time in Unix milliseconds. In a token it is in seconds, which may have a fraction.
     fn time(&self, claim: &str) -> Result<Option<u64>, Refusal> {
-        let Some(value) = self.0.get(claim) else { return Ok(None) };
+        let Some(value) = self.claims.get(claim) else { return Ok(None) };
         let seconds = value.as_f64().filter(|seconds| (0.0..=MAX_SECONDS).contains(seconds));
         let wrong = || invalid(format_args!("its claim '{claim}' is not a time in seconds since 1970"));
         Ok(Some((seconds.ok_or_else(wrong)? * 1000.0) as u64))
     }
 
     fn string(&self, claim: &str) -> Result<Option<String>, Refusal> {
-        match self.0.get(claim) {
+        match self.claims.get(claim) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(invalid(format_args!("its claim '{claim}' is not a string"))),
@@ -134,7 +144,7 @@ impl UnverifiedClaims {
     /// The scopes that this server knows. Applications have others.
     fn scopes(&self, claim: &str) -> Result<Option<Vec<Scope>>, Refusal> {
         let known = |name: &str| Scope::ALL.into_iter().find(|scope| scope.as_str() == name);
-        match self.0.get(claim) {
+        match self.claims.get(claim) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.split(' ').filter_map(known).collect())),
             Some(Value::Array(list)) => {
@@ -147,7 +157,7 @@ impl UnverifiedClaims {
     }
 
     fn take<T: DeserializeOwned>(&mut self, claim: &str, expected: &str) -> Result<Option<T>, Refusal> {
-        let Some(value) = self.0.remove(claim) else { return Ok(None) };
+        let Some(value) = self.claims.remove(claim) else { return Ok(None) };
         let wrong = |error: serde_json::Error| {
             let reason = shown(&error.to_string());
             invalid(format_args!("its claim '{claim}' is not {expected}: {reason}"))
@@ -172,10 +182,10 @@ mod tests {
     /// Seconds since 1970.
     const NOW: u64 = 1_800_000_000;
 
-    fn issuer() -> IssuerConfig {
+    fn issuer() -> Arc<IssuerConfig> {
         let text =
             "name = \"app\"\nissuer = \"i\"\naudience = \"switchyard\"\nprefix = \"app-\"\nlifetime = \"1h\"";
-        toml::from_str(text).unwrap()
+        Arc::new(toml::from_str(text).unwrap())
     }
 
     fn check(changes: Value) -> Result<TokenClaims, Refusal> {

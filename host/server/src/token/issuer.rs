@@ -4,6 +4,7 @@ use super::jws::Algorithm;
 use serde::Deserialize;
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use switchyard_process::unit;
@@ -51,7 +52,7 @@ pub struct IssuerConfig {
     #[serde(default = "default_scopes")]
     pub scopes: Vec<Scope>,
     /// In which rooms its tokens permit what, at most.
-    pub rooms: Option<Grants>,
+    pub rooms: Option<Arc<Grants>>,
     /// The names of the claims.
     #[serde(default)]
     pub claims: ClaimNames,
@@ -153,6 +154,20 @@ impl IssuerConfig {
             return wrong("lifetime", "must be between 1s and 366days".into());
         }
         None
+    }
+
+    /// Whether its keys come from the same place as those of another one.
+    pub(super) fn has_keys_of(&self, other: &Self) -> bool {
+        (&self.name, &self.jwks, &self.keys, &self.secret_file, &self.ca, &self.algorithms)
+            == (&other.name, &other.jwks, &other.keys, &other.secret_file, &other.ca, &other.algorithms)
+    }
+
+    /// Whether a token that was verified with this configuration would also be verified, and have the same principal,
+    /// with another one.
+    pub(crate) fn trusts_as(&self, other: &Self) -> bool {
+        self.has_keys_of(other)
+            && (&self.issuer, &self.audience, &self.prefix, &self.claims.principal)
+                == (&other.issuer, &other.audience, &other.prefix, &other.claims.principal)
     }
 
     /// The tiers that a token may have.

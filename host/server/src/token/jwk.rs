@@ -14,6 +14,9 @@ const MAX_KEYS: usize = 100;
 /// The shortest secret for HS256, in bytes: as long as the hash.
 const MIN_SECRET_BYTES: usize = 32;
 
+/// The smallest modulus of an RSA key, in bytes: 2048 bits.
+const MIN_RSA_BYTES: usize = 256;
+
 /// A key that verifies signatures.
 #[derive(Debug)]
 pub(super) struct VerifyingKey {
@@ -44,8 +47,6 @@ pub(super) struct KeySet(Vec<Arc<VerifyingKey>>);
 pub(super) enum InvalidKeySet {
     #[error("it is not a JSON Web Key Set: expected a JSON object such as {{\"keys\":[…]}}")]
     Syntax,
-    #[error("it has no key for {0}")]
-    Empty(String),
     #[error("the secret has {0} bytes; HS256 needs at least {MIN_SECRET_BYTES}")]
     ShortSecret(usize),
 }
@@ -72,14 +73,12 @@ impl KeySet {
             let key = serde_json::from_str::<Jwk>(key.get()).ok()?.verifying_key()?;
             algorithms.contains(&key.algorithm).then(|| Arc::new(key))
         };
-        let keys: Vec<_> = set.keys.iter().filter_map(usable).take(MAX_KEYS).collect();
-        match keys.is_empty() {
-            true => {
-                let names: Vec<_> = algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
-                Err(InvalidKeySet::Empty(names.join(" or ")))
-            }
-            false => Ok(Self(keys)),
-        }
+        Ok(Self(set.keys.iter().filter_map(usable).take(MAX_KEYS).collect()))
+    }
+
+    /// Why it is of no use.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.0.is_empty().then(|| "no key in the set fits issuer.algorithms".to_owned())
     }
 
     /// The one key of an issuer that signs with a secret. A line break at its end does not count.
@@ -144,6 +143,9 @@ impl Jwk {
             ("RSA", _) => {
                 let positive = |number: Vec<u8>| number.into_iter().skip_while(|byte| *byte == 0).collect();
                 let (n, e): (Vec<u8>, Vec<u8>) = (positive(decode(&self.n)?), positive(decode(&self.e)?));
+                if n.len() < MIN_RSA_BYTES {
+                    return None;
+                }
                 (Algorithm::RS256, KeyMaterial::Rsa { n, e })
             }
             _ => return None,

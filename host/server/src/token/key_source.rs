@@ -27,89 +27,102 @@ pub(super) use super::jwk::MissingKey;
 const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 /// How often a file with keys is read: it may have changed.
 const FILE_INTERVAL: Duration = Duration::from_secs(2);
-/// Minimum time between two fetches because of unknown keys. Anybody can name one.
+/// Minimum time between two fetches because of an unknown key. Anybody can name one.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 /// How soon keys are fetched again after a failure, at first. The time doubles up to [`UNKNOWN_KEY_INTERVAL`].
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long keys are used that could not be fetched again.
+/// How long fetched keys are used if they cannot be fetched again.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-/// How long a token waits for a fetch, which takes less.
+/// How long a token waits for a fetch.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long reading a file may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is known about the keys.
+/// The newest keys, and the newest attempt to fetch them.
 #[derive(Clone, Default)]
-struct Known {
+struct FetchState {
     keys: Option<Arc<KeySet>>,
-    /// When the keys were last fetched.
+    /// When the keys were fetched.
     fetched: Option<Instant>,
-    /// When the newest attempt began, and how many there were.
-    attempted: Option<Instant>,
+    /// How many attempts have ended.
     attempts: u64,
-    /// Why the newest attempt failed.
-    failure: Option<Arc<str>>,
+    /// When the newest attempt began.
+    started: Option<Instant>,
+    /// When the keys may be fetched because of an unknown one.
+    next_on_demand: Option<Instant>,
+    /// Why the newest attempt failed, or why its keys are of no use.
+    problem: Option<Arc<str>>,
 }
 
-/// Where the keys come from, and how to have them fetched.
+/// Where the keys of an issuer come from.
 pub(super) struct KeySource {
     issuer: String,
-    known: watch::Receiver<Known>,
-    wanted: Arc<Notify>,
-    is_file: bool,
+    state: watch::Receiver<FetchState>,
+    refresh_requested: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl KeySource {
-    /// Starts to fetch the keys of an issuer, until this is dropped.
+    /// Fetches the keys of an issuer until this is dropped.
     pub(super) fn start(config: &Arc<IssuerConfig>) -> Self {
-        let (sender, known) = watch::channel(Known::default());
-        let wanted = Arc::new(Notify::new());
-        let fetcher = Fetcher {
-            config: config.clone(),
-            files: SerialRunner::default(),
-            names: SerialRunner::default(),
+        let (files, names) = (SerialRunner::default(), SerialRunner::default());
+        let fetcher = Arc::new(Fetcher { config: config.clone(), files, names });
+        let fetch = move || {
+            let fetcher = fetcher.clone();
+            async move { fetcher.fetch().await }
         };
-        let is_file = config.key_file().is_some();
-        let task = tokio::spawn(run(fetcher, sender, wanted.clone(), is_file));
-        Self { issuer: config.name.clone(), known, wanted, is_file, _task: AbortOnDropHandle::new(task) }
+        Self::fetching(config.name.clone(), config.key_file().is_some(), fetch)
     }
 
-    /// The key that a token names, among those that were fetched.
+    fn fetching<F, Fetched>(issuer: String, is_file: bool, fetch: F) -> Self
+    where
+        F: Fn() -> Fetched + Send + 'static,
+        Fetched: Future<Output = Result<KeySet, KeySourceError>> + Send + 'static,
+    {
+        let (sender, state) = watch::channel(FetchState::default());
+        let refresh_requested = Arc::new(Notify::new());
+        let fetching =
+            Fetching { issuer: issuer.clone(), is_file, state: sender, requested: refresh_requested.clone() };
+        let task = AbortOnDropHandle::new(tokio::spawn(fetching.run(fetch)));
+        Self { issuer, state, refresh_requested, _task: task }
+    }
+
+    /// The key that a token names, if it is among those that were fetched.
     pub(super) fn find(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Arc<VerifyingKey>, MissingKey> {
-        self.known.borrow().find(id, algorithm)
+        self.state.borrow().find(id, algorithm)
     }
 
-    /// Has the keys fetched, unless they were a moment ago, and looks for the key again. A refusal with `retryAfter` says
+    /// Fetches the keys, unless that happened a moment ago, and looks for the key again. A refusal with `retryAfter` says
     /// nothing about the token.
     pub(super) async fn refresh_and_find(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Arc<VerifyingKey>, Refusal> {
-        let mut known = self.known.clone();
-        let asked = Instant::now();
+        let mut state = self.state.clone();
+        let requested = Instant::now();
         let attempts = {
-            let known = known.borrow();
-            if known.next_allowed(self.is_file).is_some_and(|at| at > asked) {
-                return Err(self.no_verdict(&known));
+            let state = state.borrow();
+            if state.next_on_demand.is_some_and(|next| next > requested) {
+                return Err(self.no_verdict(&state));
             }
-            known.attempts
+            state.attempts
         };
-        self.wanted.notify_one();
-        let attempted = timeout(WAIT_TIMEOUT, known.wait_for(|known| known.attempts > attempts)).await;
-        let Ok(Ok(known)) = attempted else { return Err(self.no_verdict(&self.known.borrow())) };
-        match known.find(id, algorithm) {
+        self.refresh_requested.notify_one();
+        let attempted = timeout(WAIT_TIMEOUT, state.wait_for(|state| state.attempts > attempts)).await;
+        let Ok(Ok(state)) = attempted else { return Err(self.no_verdict(&self.state.borrow())) };
+        match state.find(id, algorithm) {
             Ok(key) => Ok(key),
-            // What was fetched before the token was presented may lack a key that is newer.
-            Err(_) if known.failure.is_some() || known.attempted < Some(asked) => {
-                Err(self.no_verdict(&known))
+            Err(MissingKey::Ambiguous) => Err(ambiguous()),
+            // An attempt that began before the token was presented may lack a newer key.
+            Err(MissingKey::Unknown) if state.problem.is_some() || state.started < Some(requested) => {
+                Err(self.no_verdict(&state))
             }
-            Err(_) => {
+            Err(MissingKey::Unknown) => {
                 let issuer = &self.issuer;
                 Err(super::invalid(format_args!(
                     "issuer '{issuer}' has no key with its key id (kid) for {algorithm}"
@@ -118,30 +131,29 @@ impl KeySource {
         }
     }
 
-    fn no_verdict(&self, known: &Known) -> Refusal {
-        let allowed_at = known.next_allowed(self.is_file);
-        let wait = allowed_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+    fn no_verdict(&self, state: &FetchState) -> Refusal {
+        let wait = state
+            .next_on_demand
+            .map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
         let message = format!("the keys of issuer '{}' are not known at the moment; try again", self.issuer);
-        Refusal::retry(ErrorCode::IssuerUnavailable, message, wait.as_millis() as u64 + 1)
+        let retry_after = wait.max(RETRY_INTERVAL).as_millis() as u64;
+        Refusal::retry(ErrorCode::IssuerUnavailable, message, retry_after)
     }
 
     /// Why the keys are missing or old.
     pub(super) fn problem(&self) -> Option<String> {
-        let known = self.known.borrow();
-        let failure = known.failure.as_ref()?;
-        Some(format!("the keys of issuer '{}': {failure}", self.issuer))
+        let state = self.state.borrow();
+        let problem = state.problem.as_ref()?;
+        Some(format!("the keys of issuer '{}': {problem}", self.issuer))
     }
 }
 
-impl Known {
-    /// When the keys may be fetched because of an unknown one. `None`: now.
-    fn next_allowed(&self, is_file: bool) -> Option<Instant> {
-        // Without any keys, or with a file, that costs nobody else anything.
-        let is_cheap = is_file || self.keys.is_none();
-        let interval = if is_cheap { RETRY_INTERVAL } else { UNKNOWN_KEY_INTERVAL };
-        self.attempted.map(|attempted| attempted + interval)
-    }
+/// The refusal of a token without a key id, if several keys could have signed it.
+pub(super) fn ambiguous() -> Refusal {
+    super::invalid("it has no key id (kid), and its issuer has several keys for its algorithm")
+}
 
+impl FetchState {
     fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Arc<VerifyingKey>, MissingKey> {
         let is_fresh = self.fetched.is_some_and(|fetched| fetched.elapsed() < MAX_AGE);
         let keys = self.keys.as_ref().filter(|_| is_fresh).ok_or(MissingKey::Unknown)?;
@@ -149,49 +161,90 @@ impl Known {
     }
 }
 
-/// Fetches keys for ever.
-async fn run(fetcher: Fetcher, known: watch::Sender<Known>, wanted: Arc<Notify>, is_file: bool) {
-    let mut retry = RETRY_INTERVAL;
-    loop {
-        let started = Instant::now();
-        let fetched = fetcher.fetch().await;
-        let name = &fetcher.config.name;
-        let next = match &fetched {
-            Ok(_) if is_file => started + FILE_INTERVAL,
-            Ok(_) => started + REFRESH_INTERVAL,
-            Err(_) => started + retry,
-        };
-        retry = if fetched.is_ok() { RETRY_INTERVAL } else { UNKNOWN_KEY_INTERVAL.min(2 * retry) };
-        known.send_modify(|known| {
-            known.attempts += 1;
-            known.attempted = Some(started);
-            let failure = match fetched {
-                Ok(keys) => {
-                    (known.keys, known.fetched) = (Some(Arc::new(keys)), Some(started));
-                    None
+/// The task of a [`KeySource`].
+struct Fetching {
+    issuer: String,
+    is_file: bool,
+    state: watch::Sender<FetchState>,
+    requested: Arc<Notify>,
+}
+
+impl Fetching {
+    async fn run<F, Fetched>(self, fetch: F)
+    where
+        F: Fn() -> Fetched,
+        Fetched: Future<Output = Result<KeySet, KeySourceError>>,
+    {
+        let mut retry = RETRY_INTERVAL;
+        loop {
+            let started = Instant::now();
+            let fetched = fetch().await;
+            let next = self.record(started, fetched, &mut retry);
+            let next_on_demand = self.state.borrow().next_on_demand.expect("there was an attempt");
+            let requested = async {
+                self.requested.notified().await;
+                // Whoever asked during the attempt has got no verdict from it.
+                while Instant::now() < next_on_demand {
+                    self.requested.notified().await;
                 }
-                Err(error) => Some(Arc::<str>::from(error.to_string())),
             };
-            if failure != known.failure {
-                match &failure {
-                    Some(reason) => tracing::error!(issuer = %name, "its keys cannot be read; those that were read before stay valid for a day: {reason}"),
-                    None => tracing::info!(issuer = %name, "its keys were read again"),
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = requested => {}
+            }
+        }
+    }
+
+    /// Records an attempt, and returns when the next one is due.
+    fn record(
+        &self,
+        started: Instant,
+        fetched: Result<KeySet, KeySourceError>,
+        retry: &mut Duration,
+    ) -> Instant {
+        let (now, issuer) = (Instant::now(), &self.issuer);
+        let after_failure = std::mem::replace(retry, UNKNOWN_KEY_INTERVAL.min(2 * *retry));
+        if fetched.is_ok() {
+            *retry = RETRY_INTERVAL;
+        }
+        let interval = match &fetched {
+            _ if self.is_file => FILE_INTERVAL,
+            Ok(_) => REFRESH_INTERVAL,
+            Err(_) => after_failure,
+        };
+        self.state.send_modify(|state| {
+            (state.attempts, state.started) = (state.attempts + 1, Some(started));
+            let problem = match fetched {
+                Ok(keys) => {
+                    let problem = keys.problem();
+                    (state.keys, state.fetched) = (Some(Arc::new(keys)), Some(started));
+                    problem
+                }
+                // A file that is gone or wrong is a decision of the operator.
+                Err(error) if self.is_file => {
+                    state.keys = None;
+                    Some(error.to_string())
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            let problem = problem.map(Arc::<str>::from);
+            if problem != state.problem {
+                match &problem {
+                    Some(problem) => {
+                        tracing::error!(%issuer, "the keys of an issuer cannot be used: {problem}")
+                    }
+                    None => tracing::info!(%issuer, "the keys of an issuer can be used again"),
                 }
             }
-            known.failure = failure;
+            state.problem = problem;
+            let on_demand = match (self.is_file, &state.keys) {
+                (true, _) => FILE_INTERVAL,
+                (false, Some(_)) => UNKNOWN_KEY_INTERVAL,
+                (false, None) => after_failure,
+            };
+            state.next_on_demand = Some(now + on_demand);
         });
-        let allowed_at = known.borrow().next_allowed(is_file).expect("there was an attempt");
-        let asked = async {
-            wanted.notified().await;
-            // Whoever asked during the attempt gets no verdict from it.
-            while Instant::now() < allowed_at {
-                wanted.notified().await;
-            }
-        };
-        tokio::select! {
-            () = sleep_until(next) => {}
-            () = asked => {}
-        }
+        now + interval
     }
 }
 
@@ -202,7 +255,7 @@ struct Fetcher {
     names: SerialRunner,
 }
 
-/// Why there are no new keys. Each names the setting.
+/// Why there are no new keys.
 #[derive(Debug, thiserror::Error)]
 enum KeySourceError {
     #[error("issuer.jwks: {0}")]
@@ -251,5 +304,128 @@ impl Fetcher {
             Ok(Err(source)) => Err(KeySourceError::File { path, source }),
             Err(source) => Err(KeySourceError::Thread { path, source }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::sync::Mutex;
+
+    /// Keys as a server would have them, or `None` if it is away.
+    #[derive(Clone, Default)]
+    struct Server(Arc<Mutex<(Option<Vec<&'static str>>, u32)>>);
+
+    impl Server {
+        fn set(&self, keys: Option<Vec<&'static str>>) {
+            self.0.lock().unwrap().0 = keys;
+        }
+
+        fn fetches(&self) -> u32 {
+            self.0.lock().unwrap().1
+        }
+
+        fn source(&self, is_file: bool) -> KeySource {
+            let server = self.clone();
+            KeySource::fetching("app".to_owned(), is_file, move || {
+                let keys = {
+                    let mut state = server.0.lock().unwrap();
+                    state.1 += 1;
+                    state.0.clone()
+                };
+                async move {
+                    let Some(keys) = keys else { return Err(FetchError::Timeout.into()) };
+                    let key = |kid| json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": "A".repeat(43)});
+                    let set = json!({"keys": keys.into_iter().map(key).collect::<Vec<_>>()}).to_string();
+                    Ok(KeySet::parse(set.as_bytes(), &[Algorithm::EdDSA])?)
+                }
+            })
+        }
+    }
+
+    async fn find(source: &KeySource, kid: &str) -> Result<Arc<VerifyingKey>, Refusal> {
+        match source.find(Some(kid), Algorithm::EdDSA) {
+            Ok(key) => Ok(key),
+            Err(_) => source.refresh_and_find(Some(kid), Algorithm::EdDSA).await,
+        }
+    }
+
+    async fn code(source: &KeySource, kid: &str) -> Option<ErrorCode> {
+        find(source, kid).await.err().map(|refusal| refusal.code)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_keys_cause_a_fetch_in_thirty_seconds_and_no_verdict_before() {
+        let server = Server::default();
+        server.set(Some(vec!["a"]));
+        let source = server.source(false);
+        assert_eq!(code(&source, "a").await, None);
+        server.set(Some(vec!["b"]));
+        for _ in 0..100 {
+            let refusal = find(&source, "b").await.unwrap_err();
+            assert_eq!(refusal.code, ErrorCode::IssuerUnavailable);
+            assert!((1000..=30_000).contains(&refusal.retry_after.unwrap()), "{refusal:?}");
+        }
+        assert_eq!(server.fetches(), 1);
+        tokio::time::sleep(UNKNOWN_KEY_INTERVAL).await;
+        assert_eq!(code(&source, "b").await, None, "it was fetched for this token");
+        assert_eq!(
+            code(&source, "a").await,
+            Some(ErrorCode::IssuerUnavailable),
+            "it may be newer than the keys"
+        );
+        tokio::time::sleep(UNKNOWN_KEY_INTERVAL).await;
+        assert_eq!(code(&source, "a").await, Some(ErrorCode::InvalidToken), "fetched since it was presented");
+        assert_eq!(server.fetches(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_fetched_again_and_serve_for_a_day_without_their_server() {
+        let server = Server::default();
+        server.set(Some(vec!["a"]));
+        let source = server.source(false);
+        assert_eq!(code(&source, "a").await, None);
+        server.set(Some(vec!["a", "b"]));
+        tokio::time::sleep(REFRESH_INTERVAL + RETRY_INTERVAL).await;
+        assert!(source.find(Some("b"), Algorithm::EdDSA).is_ok(), "nobody had to ask");
+        server.set(None);
+        tokio::time::sleep(MAX_AGE - REFRESH_INTERVAL).await;
+        assert_eq!(code(&source, "b").await, None);
+        assert!(source.problem().is_some_and(|problem| problem.contains("no answer")));
+        tokio::time::sleep(REFRESH_INTERVAL).await;
+        assert_eq!(code(&source, "b").await, Some(ErrorCode::IssuerUnavailable));
+        server.set(Some(vec!["b"]));
+        tokio::time::sleep(UNKNOWN_KEY_INTERVAL).await;
+        assert_eq!((code(&source, "b").await, source.problem()), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_away_is_not_flooded_by_those_who_ask_for_keys() {
+        let server = Server::default();
+        let source = server.source(false);
+        for _ in 0..600 {
+            assert_eq!(code(&source, "a").await, Some(ErrorCode::IssuerUnavailable));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!((4..=8).contains(&server.fetches()), "{} in a minute", server.fetches());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_were_withdrawn_are_not_used() {
+        let server = Server::default();
+        server.set(Some(vec!["a"]));
+        let (source, file) = (server.source(false), server.source(true));
+        assert_eq!((code(&source, "a").await, code(&file, "a").await), (None, None));
+        server.set(Some(vec![]));
+        tokio::time::sleep(REFRESH_INTERVAL + RETRY_INTERVAL).await;
+        assert!(code(&source, "a").await.is_some() && source.problem().is_some(), "the set is empty");
+        server.set(Some(vec!["a"]));
+        tokio::time::sleep(REFRESH_INTERVAL + RETRY_INTERVAL).await;
+        assert_eq!(code(&file, "a").await, None);
+        server.set(None);
+        tokio::time::sleep(2 * FILE_INTERVAL).await;
+        assert!(code(&file, "a").await.is_some(), "the file is gone");
+        assert_eq!(code(&source, "a").await, None, "the server is only away");
     }
 }

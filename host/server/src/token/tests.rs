@@ -105,7 +105,7 @@ async fn each_algorithm_is_verified_and_forgeries_are_not() {
     let header = |alg: &str, kid: &str| json!({"alg": alg, "kid": kid, "typ": "JWT"});
     for (signer, alg, kid) in [(&ed, "EdDSA", "ed"), (&ec, "ES256", "ec")] {
         let verified = verifier.verify(&signer.token(&header(alg, kid), &claims())).await.unwrap();
-        assert_eq!((&*verified.principal, &*verified.issuer), ("ann", "app"));
+        assert_eq!((&*verified.principal, &*verified.issuer.name), ("ann", "app"));
     }
     // The only key of its algorithm need not be named.
     assert!(verifier.verify(&ed.token(&json!({"alg": "EdDSA"}), &claims())).await.is_ok());
@@ -229,7 +229,7 @@ fn a_key_set_may_have_keys_that_nobody_here_can_use() {
     }
     let two = set(json!([ed.jwk("a"), Signer::ed25519(2).jwk("b")])).unwrap();
     assert_eq!(two.find(None, Algorithm::EdDSA).unwrap_err(), MissingKey::Ambiguous);
-    assert!(set(json!([Signer::p256().jwk("b")])).unwrap_err().to_string().contains("no key for EdDSA"));
+    assert!(set(json!([Signer::p256().jwk("b")])).unwrap().problem().is_some());
     for text in ["", "[]", "{}", "{\"keys\":{}}", "<html>"] {
         assert!(jwk::KeySet::parse(text.as_bytes(), &algorithms).is_err(), "{text}");
     }

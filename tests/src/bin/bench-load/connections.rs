@@ -3,7 +3,12 @@
 use crate::{crowd::Crowd, line::micros, load::shares, peer::Peer};
 use serde_json::{Value, json};
 use std::{io, sync::Arc, time::Duration};
-use switchyard_tests::report::{Section, figure, rounded};
+use switchyard_protocol::unix_ms;
+use switchyard_tests::{
+    ISSUER, key_set,
+    report::{Section, figure, rounded},
+    user_token,
+};
 use tokio::time::sleep;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
@@ -75,6 +80,7 @@ pub async fn measure() -> io::Result<Section> {
     let runs = [
         Run::of("floor", &Peer::floor(None).await, PLAIN_CONNECTIONS).await,
         Run::of("node", &Peer::node(HEARTBEAT).await, PLAIN_CONNECTIONS).await,
+        Run::of("node, tokens", &with_tokens().await, PLAIN_CONNECTIONS).await,
         Run::of("node, wss", &encrypted().await, TLS_CONNECTIONS).await,
     ];
     Ok(Section {
@@ -83,7 +89,7 @@ pub async fn measure() -> io::Result<Section> {
         how: format!(
             "{PLAIN_CONNECTIONS} connections, {TLS_CONNECTIONS} over TLS, opened 64 at a time. The floor's work \
              ends with the upgrade; the node then also handles the key, a session and a room, in two more \
-             exchanges. Memory is the growth of the process. After that, the connections are idle for {} s \
+             exchanges. Tokens are signed with Ed25519. Memory is the growth of the process. After that, the connections are idle for {} s \
              except for a ping every 10 s, whose cost is given for 10,000 connections.",
             IDLE_WINDOW.as_secs()
         ),
@@ -103,6 +109,19 @@ pub async fn measure() -> io::Result<Section> {
         figures: runs.iter().map(Run::figures).collect(),
         wrong: runs.iter().map(|run| run.wrong).sum(),
     })
+}
+
+/// Starts a node whose clients connect with user tokens.
+async fn with_tokens() -> Peer {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("jwks.json"), key_set(&[1])).expect("a file");
+    let issuer = format!(
+        "{HEARTBEAT}[[issuer]]\nname = \"app\"\nissuer = \"{ISSUER}\"\naudience = \"switchyard\"\n\
+         algorithms = [\"EdDSA\"]\nkeys = \"jwks.json\"\n"
+    );
+    let mut peer = Peer::node_in(folder, &issuer).await;
+    peer.auth = json!({"token": user_token(1, json!({"exp": unix_ms() / 1000 + 7200}))}).to_string();
+    peer
 }
 
 /// Starts a node with TLS, and creates the configuration of clients that trust it.

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, LazyLock},
     time::Instant,
 };
-use switchyard_tests::{CLOSE, FIN, KEY, PING, PONG, TEXT, framed};
+use switchyard_tests::{CLOSE, FIN, PING, PONG, TEXT, framed};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -61,7 +61,7 @@ impl Line {
     pub async fn connect(peer: &Peer, session: Option<&str>) -> io::Result<(Self, String)> {
         let mut line = Self::open(peer, "/v2/realtime").await?;
         let session = session.map_or(String::new(), |session| format!(r#","session":"{session}""#));
-        line.send(&format!(r#"{{"type":"connect","auth":{{"apiKey":"{KEY}"}}{session}}}"#)).await?;
+        line.send(&format!(r#"{{"type":"connect","auth":{}{session}}}"#, peer.auth)).await?;
         let answer = line.text().await?;
         match field(&answer, r#""session":""#) {
             Some(session) => Ok((line, session.to_owned())),

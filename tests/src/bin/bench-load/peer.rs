@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, LazyLock},
     time::Duration,
 };
-use switchyard_tests::{Server, binary, cpu_time};
+use switchyard_tests::{KEY, Server, binary, cpu_time};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -39,6 +39,8 @@ pub struct Peer {
     pub address: String,
     /// The TLS configuration of clients.
     pub tls: Option<Arc<ClientConfig>>,
+    /// The `auth` with which clients connect to a node.
+    pub auth: String,
     id: u32,
     /// Memory in bytes before the first connection.
     empty: usize,
@@ -112,6 +114,7 @@ impl Peer {
             kind,
             address,
             tls: None,
+            auth: format!(r#"{{"apiKey":"{KEY}"}}"#),
             id,
             empty: memory(id),
             _child: child,

@@ -2,8 +2,10 @@
 //! digests, all plugins, and the only plugin of a room that is open without one. Does not decide what to do
 //! about it.
 
+use crate::token::IssuerConfig;
 use crate::{config::Config, hub::Ungoverned, node::key_enforcer::ConfiguredKeys};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use switchyard_plugin::{PluginConfig, Trust};
 use switchyard_store::key::{Digest, KeyConfig};
 
@@ -34,6 +36,7 @@ impl<'a> ProtectedSettings<'a> {
         losses.extend(self.lost_keys(after, stored, now));
         losses.extend(self.lost_stored_keys(after, stored, now));
         losses.extend(self.lost_expiries(after));
+        losses.extend(self.lost_issuers(after));
         losses.extend(self.lost_trust(after));
         losses.extend(self.lost_pins(after));
         losses.extend(self.lost_plugins(after).or_else(|| self.opened_rooms(after)));
@@ -81,6 +84,25 @@ impl<'a> ProtectedSettings<'a> {
             1 => Some("remove the expiry of 1 key".to_owned()),
             lost => Some(format!("remove the expiry of {lost} keys")),
         }
+    }
+
+    /// All issuers of user tokens, or the rooms of any issuer that stays.
+    fn lost_issuers(&self, after: &Self) -> Option<String> {
+        let (before, after) = (&self.configured.issuers, &after.configured.issuers);
+        match &before[..] {
+            [_, ..] if !after.is_empty() => {}
+            [] => return None,
+            [issuer] => return Some(format!("remove the only issuer, '{}'", issuer.name)),
+            issuers => return Some(format!("remove all {} issuers", issuers.len())),
+        }
+        let is_widened = |name: &str| {
+            let has_rooms = |issuers: &[Arc<IssuerConfig>], has: bool| {
+                issuers.iter().any(|issuer| issuer.name == name && issuer.rooms.is_some() == has)
+            };
+            has_rooms(before, true) && has_rooms(after, false)
+        };
+        let widened = before.iter().find(|issuer| is_widened(&issuer.name))?;
+        Some(format!("remove the rooms of issuer '{}'", widened.name))
     }
 
     /// The requirement of signatures, or all trusted keys.

@@ -56,7 +56,7 @@ impl ClientSession {
         let registration = Registration::new(hub.clone(), connection.clone());
         // From here on, the connection is closed if its key is removed or expires. That may have happened
         // since the check.
-        if let Err(refusal) = connection.check_key(&services.keys) {
+        if let Err(refusal) = registration.check_key(&services.keys) {
             return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
         }
         let admitted = Self::admit(&hub, &key, session, client, permit, &connection).await;

@@ -5,6 +5,7 @@ use super::ClientSession;
 use crate::{
     key::Key,
     limits::{Rate, TokenBucket},
+    metrics::ListenerKind,
 };
 use std::{sync::Arc, time::Instant};
 use switchyard_protocol::{ErrorCode, Id, Refusal, reply, request::Credentials, unix_ms};
@@ -23,12 +24,17 @@ impl ClientSession {
     pub(super) async fn refresh(&mut self, id: Option<Id<'_>>, credentials: Credentials<'_>) {
         let key = match self.authenticate_again(&credentials).await {
             Ok(key) => key,
-            Err(refusal) => return self.refuse(id, &refusal).await,
+            Err(refusal) => {
+                if refusal.code.is_invalid_credential() {
+                    self.services.hub.metrics.count_refused_key(ListenerKind::Clients);
+                }
+                return self.refuse(id, &refusal).await;
+            }
         };
         let expires = key.expires();
         self.registration.replace_key(key);
         // It may have been revoked since it was looked up.
-        if let Err(refusal) = self.connection.check_key(&self.services.keys) {
+        if let Err(refusal) = self.registration.check_key(&self.services.keys) {
             self.refuse(id, &refusal).await;
             self.connection.outbox.close(crate::hub::close_for_key(&refusal));
             return;
