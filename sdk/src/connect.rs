@@ -7,7 +7,8 @@ use crate::{Limits, Plugin, Principal, Reject};
 pub struct Request {
     /// The owner of the key.
     pub principal: Principal,
-    /// The peer's address as `IP:PORT`.
+    /// The client's address as `IP:PORT`. Behind a proxy, it is that of the proxy, unless the host is configured to
+    /// believe what the proxy says about its clients. The port is 0 if the proxy does not name it.
     pub remote: String,
     /// The `Origin` header, which browsers send; `None` if there was none.
     pub origin: Option<String>,

@@ -57,7 +57,8 @@ impl Raw {
         Self::tcp(address).await.upgrade_to(path, headers).await
     }
 
-    async fn upgrade_to(self, path: &str, headers: &str) -> (String, Self) {
+    /// Requests an upgrade on this connection, like [`upgrade`](Self::upgrade).
+    pub async fn upgrade_to(self, path: &str, headers: &str) -> (String, Self) {
         let mut raw = self;
         let head = format!(
             "GET /{path} HTTP/1.1\r\nHost: here\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -101,7 +102,8 @@ impl Raw {
         raw.greeted().await
     }
 
-    async fn greeted(self) -> Self {
+    /// Opens a session of `acme`.
+    pub async fn greeted(self) -> Self {
         let mut raw = self;
         raw.send(json!({"type": "connect", "auth": {"apiKey": crate::KEY}})).await;
         assert_eq!(raw.json().await["type"], "connected");

@@ -4,7 +4,7 @@ mod deadlines;
 mod expiry;
 mod grants;
 mod invalid_files;
-mod tls;
+pub mod tls;
 mod tokens;
 mod unreadable_files;
 

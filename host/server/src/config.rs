@@ -187,9 +187,13 @@ mod tests {
         authenticate = "10s"
         heartbeat = { interval = "25s", timeout = "10s" }
         [limits]
+        mode = "enforce"
         trusted = ["10.0.0.0/8"]
+        header = "x-forwarded-for"
         unauthenticated = 1000
         [limits.address]
+        connections = 1000
+        connects = "100/s"
         unauthenticated = 64
         failures = "20/m"
         [memory]
@@ -277,6 +281,16 @@ mod tests {
     }
 
     #[test]
+    fn proxies_that_do_not_name_their_clients_or_are_anybody_are_a_warning() {
+        let warned = |limits: &str| parse(&format!("[limits]\n{limits}"), &[]).unwrap().warnings(None);
+        let silent = warned("trusted = [\"10.0.0.0/8\"]");
+        assert!(silent.len() == 1 && silent[0].contains("limits.header is not set"), "{silent:?}");
+        let anybody = warned("trusted = [\"::/0\", \"10.0.0.1\"]\nheader = \"forwarded\"");
+        assert!(anybody.len() == 1 && anybody[0].contains("so every client is believed"), "{anybody:?}");
+        assert_eq!(warned("trusted = [\"10.0.0.0/8\"]\nheader = \"proxy\""), [""; 0]);
+    }
+
+    #[test]
     fn an_error_names_the_line_the_key_and_what_is_expected() {
         let digest = "0".repeat(64);
         for (text, expected) in [
@@ -310,12 +324,24 @@ mod tests {
             ),
             ("x = [", "s.toml:1:"),
             (
+                "[limits]\nmode = \"warn\"",
+                "s.toml:2: limits.mode: unknown value `warn`, expected `enforce` or `observe`",
+            ),
+            (
                 "[limits]\nunauthenticated = 0",
                 "s.toml:2: limits.unauthenticated: invalid value: integer `0`, expected a whole number of at least 1",
             ),
             (
                 "[limits]\n\ntrusted = [\"10.0.0.1/8\"]",
                 "s.toml:3: limits.trusted: '10.0.0.1/8' has bits set after its first 8",
+            ),
+            (
+                "[limits]\nheader = \"x-real-ip\"",
+                "s.toml:2: limits.header: unknown value `x-real-ip`, expected one of `x-forwarded-for`, `forwarded`, `proxy`",
+            ),
+            (
+                "[limits]\n\nheader = \"proxy\"",
+                "s.toml:3: limits.header is set, but limits.trusted is empty, so no proxy would be believed; list the",
             ),
             (
                 "[limits.address]\nfailures = \"20/h\"",

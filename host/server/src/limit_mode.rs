@@ -5,7 +5,7 @@ use serde::Deserialize;
 /// What happens beyond a limit. Those that protect the node itself, such as its open files, are always enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum LimitMode {
+pub enum LimitMode {
     /// It is refused.
     #[default]
     Enforce,

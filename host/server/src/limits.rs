@@ -1,26 +1,38 @@
-//! What clients that have not authenticated may use of a node: connection slots, file descriptors and failed
-//! keys. Knows no listener and no socket.
+//! What clients may use of a node before it knows their principal: connection slots, file descriptors,
+//! connections of one address and failed keys. Knows no listener and no socket.
 
 mod address;
+mod address_connections;
+mod address_limits;
+mod address_table;
+mod connects;
 mod failures;
 mod files;
+mod pending_connection;
+mod proxies;
 mod rate;
+mod refusal_log;
 mod slots;
 mod token_bucket;
 
 pub(crate) use crate::limit_mode::LimitMode;
 pub(crate) use address::{AddressGroup, IpNetwork};
+pub(crate) use address_connections::CountedConnection;
 pub(crate) use failures::KeyFailures;
 pub(crate) use files::FileBudget;
 pub use files::raise_file_limit;
+pub(crate) use pending_connection::PendingConnection;
+pub(crate) use proxies::ProxyHeader;
 pub(crate) use rate::Rate;
 pub(crate) use slots::{EvictionGuard, NoSlot, Slot, Slots};
 pub(crate) use token_bucket::TokenBucket;
 
-use crate::metrics::{LimitKind, ListenerKind, Metrics};
+use crate::metrics::{LimitKind, Metrics};
+use address_limits::AddressLimits;
+use pending_connection::PendingClient;
+use proxies::TrustedProxies;
 use serde::Deserialize;
-use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
-use switchyard_protocol::{ErrorCode, Refusal};
+use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +40,13 @@ use tokio_util::task::TaskTracker;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
+    /// Whether limits by address, and the rates of tiers, refuse what exceeds them or only count it.
+    pub mode: LimitMode,
     /// Proxies. Many clients connect from one of their addresses, so no limit by address applies to them.
     pub trusted: Vec<IpNetwork>,
+    /// Where trusted proxies name their clients, to which the limits by address apply then. `None`: nowhere, so
+    /// the clients behind proxies have no limits by address.
+    pub header: Option<ProxyHeader>,
     /// How many connections of the node may be unauthenticated at a time.
     pub unauthenticated: NonZeroUsize,
     /// Limits for a single address.
@@ -40,8 +57,12 @@ pub struct LimitsConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AddressConfig {
+    /// How many live connections it may have, authenticated or not.
+    pub connections: Option<NonZeroUsize>,
     /// How many of its connections may be unauthenticated at a time.
     pub unauthenticated: Option<NonZeroUsize>,
+    /// How often it may connect.
+    pub connects: Option<Rate>,
     /// How often it may present an invalid key. Beyond that its upgrades are refused.
     pub failures: Option<Rate>,
 }
@@ -49,7 +70,9 @@ pub struct AddressConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
+            mode: LimitMode::default(),
             trusted: vec![],
+            header: None,
             unauthenticated: NonZeroUsize::new(1000).expect("not zero"),
             address: AddressConfig::default(),
         }
@@ -58,9 +81,9 @@ impl Default for LimitsConfig {
 
 /// The limits of the clients' listener.
 pub(crate) struct ClientLimits {
-    trusted: Vec<IpNetwork>,
+    proxies: TrustedProxies,
+    addresses: AddressLimits,
     slots: Arc<Slots>,
-    failures: KeyFailures,
     pub files: FileBudget,
     /// One task for each client connection. Each holds one file descriptor.
     pub clients: TaskTracker,
@@ -78,12 +101,11 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 impl ClientLimits {
     pub(crate) fn new(config: &LimitsConfig, files: FileBudget, metrics: Metrics) -> Arc<Self> {
-        let LimitsConfig { trusted, unauthenticated, address } = config;
-        let max_per_address = address.unauthenticated.map(NonZeroUsize::get);
+        let max_per_address = config.address.unauthenticated.map(NonZeroUsize::get);
         Arc::new(Self {
-            trusted: trusted.clone(),
-            slots: Slots::new(unauthenticated.get(), max_per_address, EVICTION_GRACE),
-            failures: KeyFailures::new(address.failures, ListenerKind::Clients, metrics.clone()),
+            proxies: TrustedProxies::new(config.trusted.clone(), config.header),
+            addresses: AddressLimits::new(config, metrics.clone()),
+            slots: Slots::new(config.unauthenticated.get(), max_per_address, EVICTION_GRACE),
             files,
             clients: TaskTracker::new(),
             metrics,
@@ -91,26 +113,40 @@ impl ClientLimits {
     }
 
     /// Waits for a slot for a connection that was just accepted. If all are taken, a connection that waits
-    /// for its peer is evicted. `None`: close the connection.
-    pub(crate) async fn admit(self: &Arc<Self>, address: IpAddr) -> Option<PendingConnection> {
-        let group = AddressGroup::of(address);
-        let is_trusted = self.is_trusted(address);
+    /// for its peer is evicted. `can_answer` tells whether a refusal can be answered without a TLS handshake.
+    /// `None`: close the connection.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        can_answer: bool,
+    ) -> Option<PendingConnection> {
+        let group = AddressGroup::of(peer.ip());
+        let mut is_exempt = self.proxies.contains(peer.ip());
+        let mut client = PendingClient { address: peer, counted: None, refusal: None };
+        if !is_exempt {
+            match self.addresses.connect(group) {
+                Ok(counted) => client.counted = counted,
+                // Nobody is evicted for an answer to it.
+                Err(refusal) if can_answer && self.has_room() => client.refusal = Some(refusal),
+                Err(_) => return None,
+            }
+        }
         loop {
             let freed = self.slots.freed();
             tokio::pin!(freed);
             freed.as_mut().enable();
             let retry_at = match self.reserve_file() {
-                Ok(()) => match self.slots.acquire(group, is_trusted) {
+                Ok(()) => match self.slots.acquire(group, is_exempt) {
                     Ok((slot, has_evicted)) => {
                         if has_evicted {
                             self.count_limited(LimitKind::Unauthenticated);
                         }
-                        self.metrics.unauthenticated.inc();
-                        return Some(PendingConnection { slot, address, limits: self.clone() });
+                        return Some(PendingConnection::new(slot, peer, client, self.clone()));
                     }
                     Err(NoSlot::AddressLimit) => {
-                        self.count_limited(LimitKind::AddressUnauthenticated);
-                        return None;
+                        self.addresses.unauthenticated_exceeded(group).ok()?;
+                        is_exempt = true;
+                        continue;
                     }
                     Err(NoSlot::RetryAt(time)) => time,
                 },
@@ -125,6 +161,11 @@ impl ClientLimits {
                 () = sleep_until(retry_at) => {}
             }
         }
+    }
+
+    /// Whether a connection can be admitted without evicting another.
+    fn has_room(&self) -> bool {
+        self.clients.len() < self.files.clients && self.slots.has_room()
     }
 
     /// Makes sure that there is a file for one more client, if need be by evicting another. `Err`: when to
@@ -146,10 +187,6 @@ impl ClientLimits {
         self.metrics.count_limited(limit, LimitMode::Enforce);
     }
 
-    fn is_trusted(&self, address: IpAddr) -> bool {
-        self.trusted.iter().any(|network| network.contains(address))
-    }
-
     /// Why this node can take no more clients, if it has run out of files.
     pub(crate) fn shortage(&self) -> Option<String> {
         let FileBudget { limit, clients, .. } = self.files;
@@ -160,51 +197,5 @@ impl ClientLimits {
                  {unauthenticated} of them have not authenticated; raise the limit of open files"
             )
         })
-    }
-}
-
-/// A client connection that has not authenticated yet. It gives its slot back once it has, or when this is
-/// dropped.
-pub(crate) struct PendingConnection {
-    slot: Slot,
-    pub address: IpAddr,
-    limits: Arc<ClientLimits>,
-}
-
-impl PendingConnection {
-    /// Runs `work` for the connection. `None`: the connection was evicted.
-    pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
-        self.slot.run(work).await
-    }
-
-    /// Gives the slot back, because the connection has authenticated.
-    pub(crate) fn release_slot(&self) {
-        if self.slot.release() {
-            self.limits.metrics.unauthenticated.dec();
-        }
-    }
-
-    /// Why clients at this address may not try a key now. `None`: they may.
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
-        if self.limits.is_trusted(self.address) {
-            return None;
-        }
-        let wait = self.limits.failures.wait(self.address)?;
-        self.limits.count_limited(LimitKind::AddressFailures);
-        let message =
-            format!("too many invalid keys from {}; try again later", AddressGroup::of(self.address));
-        Some(Refusal::retry(ErrorCode::RateLimited, message, wait.as_millis() as u64 + 1))
-    }
-
-    /// Counts a refused key, and returns when the answer may be sent.
-    pub(crate) async fn key_refused(&self, code: ErrorCode) {
-        let is_trusted = self.limits.is_trusted(self.address);
-        self.limits.failures.refused(self.address, is_trusted, code).await;
-    }
-}
-
-impl Drop for PendingConnection {
-    fn drop(&mut self) {
-        self.release_slot();
     }
 }

@@ -1,10 +1,13 @@
 //! The listener for clients: accepts connections, performs TLS and the WebSocket handshake within a time
 //! limit, and stops when the node drains. Does not know what happens on an open WebSocket: `socket` does.
 
+mod client_address;
 mod drain;
+mod forwarded;
 mod handshake;
 mod handshake_pool;
 mod origin;
+mod proxy_protocol;
 mod tls;
 mod upgrade;
 
@@ -18,6 +21,7 @@ use crate::{
     session::Services,
     socket::{self, Stream, Transport},
 };
+use client_address::ProxyErrorLog;
 use drain::{RequestState, unless_draining};
 use handshake_pool::HandshakePool;
 use origin::AllowedOrigin;
@@ -130,23 +134,31 @@ pub(crate) async fn run(
     };
     let router = upgrade::router(context);
     let scheme_hint = Arc::new(SchemeHint::new(if tls.is_some() { PLAIN_CLIENT } else { TLS_CLIENT }));
-    accept(listener, draining.clone(), &limits, &handshakes, |tcp, remote, unauthenticated| {
+    let proxy_errors = Arc::new(ProxyErrorLog::default());
+    let can_answer = tls.is_none();
+    accept(listener, draining.clone(), &limits, can_answer, &handshakes, |mut tcp, unauthenticated| {
         let (router, tls, draining) = (router.clone(), tls.clone(), draining.clone());
-        let scheme_hint = scheme_hint.clone();
+        let (scheme_hint, proxy_errors) = (scheme_hint.clone(), proxy_errors.clone());
         async move {
             let request = Arc::new(RequestState::default());
+            let named = client_address::read_proxy_header(&mut tcp, &unauthenticated, &proxy_errors);
+            unless_draining(&draining, &request, named).await??;
+            // Answering would take a TLS handshake, which costs this node more than the client.
+            if let Some(refusal) = unauthenticated.refusal().filter(|_| tls.is_some()) {
+                return Err(io::Error::other(refusal.message));
+            }
             let transport = Arc::new(match &tls {
                 None => Transport::plain(tcp),
                 Some(tls) => {
                     let accepted = unless_draining(&draining, &request, tls.accept(tcp)).await?;
                     if accepted.as_ref().is_err_and(tls::is_not_tls) {
-                        scheme_hint.log(remote);
+                        scheme_hint.log(unauthenticated.address());
                     }
                     Transport::tls(accepted?)
                 }
             });
             let stream = Stream::new(transport.clone());
-            let served = upgrade::serve(stream, router, remote, unauthenticated, request.clone());
+            let served = upgrade::serve(stream, router, unauthenticated.clone(), request.clone());
             let served = unless_draining(&draining, &request, served).await;
             // An upgraded connection would hold another reference: this one got a plain answer. A client that has
             // sent no request does not delay a node that drains.
@@ -155,7 +167,7 @@ pub(crate) async fn run(
             }
             let served = served?;
             if tls.is_none() && served.as_ref().is_err_and(is_not_http) {
-                scheme_hint.log(remote);
+                scheme_hint.log(unauthenticated.address());
             }
             served.map_err(io::Error::other)
         }
@@ -166,15 +178,16 @@ pub(crate) async fn run(
 }
 
 /// Accepts connections until `draining`. The handshake of each has [`HANDSHAKE_TIMEOUT`] to end, and clients
-/// that have not authenticated cannot keep others out.
+/// that have not authenticated cannot keep others out. `can_answer` is that of [`ClientLimits::admit`].
 async fn accept<F, Served>(
     listener: TcpListener,
     draining: CancellationToken,
     limits: &Arc<ClientLimits>,
+    can_answer: bool,
     handshakes: &HandshakePool,
     serve: F,
 ) where
-    F: Fn(TcpStream, SocketAddr, Arc<PendingConnection>) -> Served,
+    F: Fn(TcpStream, Arc<PendingConnection>) -> Served,
     Served: Future<Output = io::Result<()>> + Send + 'static,
 {
     let mut last_logged: Option<Instant> = None;
@@ -184,20 +197,22 @@ async fn accept<F, Served>(
             () = draining.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, remote)) => {
+            Ok((tcp, peer)) => {
                 // A listener on `[::]` sees IPv4 clients under addresses that begin with `::ffff:`.
-                let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let admitted = tokio::select! {
-                    admitted = limits.admit(remote.ip()) => admitted,
+                    admitted = limits.admit(peer, can_answer) => admitted,
                     () = draining.cancelled() => return,
                 };
                 // Closed at once: an answer would occupy the scarce file for longer.
                 let Some(unauthenticated) = admitted else { continue };
                 let unauthenticated = Arc::new(unauthenticated);
                 tcp.set_nodelay(true).ok();
-                let served = serve(tcp, remote, unauthenticated.clone());
+                let served = serve(tcp, unauthenticated.clone());
                 handshakes.run(limits.clients.track_future(async move {
-                    match unauthenticated.run(tokio::time::timeout(HANDSHAKE_TIMEOUT, served)).await {
+                    let ended = unauthenticated.run(tokio::time::timeout(HANDSHAKE_TIMEOUT, served)).await;
+                    let remote = unauthenticated.address();
+                    match ended {
                         Some(Ok(Ok(()))) => {}
                         Some(Ok(Err(error))) => tracing::debug!(%remote, %error, "handshake failed"),
                         Some(Err(_)) => {

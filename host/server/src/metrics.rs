@@ -37,30 +37,47 @@ pub(crate) struct Metrics {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LimitKind {
     Unauthenticated,
+    AddressConnections,
     AddressUnauthenticated,
+    AddressConnects,
     AddressFailures,
     Files,
     Operators,
 }
 
 impl LimitKind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Unauthenticated,
+        Self::AddressConnections,
         Self::AddressUnauthenticated,
+        Self::AddressConnects,
         Self::AddressFailures,
         Self::Files,
         Self::Operators,
     ];
 
-    fn label(self, mode: LimitMode) -> LimitLabel {
-        let limit = match self {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Self::Unauthenticated => "unauthenticated",
+            Self::AddressConnections => "address_connections",
             Self::AddressUnauthenticated => "address_unauthenticated",
+            Self::AddressConnects => "address_connects",
             Self::AddressFailures => "address_failures",
             Self::Files => "files",
             Self::Operators => "operators",
-        };
-        LimitLabel { limit, mode: mode.as_str() }
+        }
+    }
+
+    /// The modes in which it can count. Limits that protect the node are always enforced.
+    fn modes(self) -> &'static [LimitMode] {
+        match self {
+            Self::Unauthenticated | Self::Files | Self::Operators => &[LimitMode::Enforce],
+            _ => &[LimitMode::Enforce, LimitMode::Observe],
+        }
+    }
+
+    fn label(self, mode: LimitMode) -> LimitLabel {
+        LimitLabel { limit: self.as_str(), mode: mode.as_str() }
     }
 }
 
@@ -133,7 +150,9 @@ impl Default for Metrics {
         let limited: Family<LimitLabel, Counter> =
             register!("limited", "Connections and requests that a limit refused or ended, by limit");
         for limit in LimitKind::ALL {
-            drop(limited.get_or_create(&limit.label(LimitMode::Enforce)));
+            for mode in limit.modes() {
+                drop(limited.get_or_create(&limit.label(*mode)));
+            }
         }
         let refused_keys: Family<ListenerLabel, Counter> =
             register!("keys_refused", "Invalid keys that were presented, by listener");

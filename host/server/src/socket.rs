@@ -12,6 +12,7 @@ pub(crate) use transport::Transport;
 
 use crate::{
     hub::Hub,
+    limits::CountedConnection,
     outbox::Outbox,
     session::{ClientFrame, ClientSession, Heartbeat},
 };
@@ -34,6 +35,8 @@ pub(crate) struct AuthenticatedSocket {
     session: Box<ClientSession>,
     heartbeat: Heartbeat,
     hub: Arc<Hub>,
+    /// Counts the connection for the address of its client until it ends.
+    counted: Option<CountedConnection>,
 }
 
 /// If a task is woken so late, all tasks were: the process was stopped, or the machine was asleep.
@@ -59,7 +62,7 @@ enum End {
 impl AuthenticatedSocket {
     /// Serves the connection until it ends.
     pub(crate) async fn serve(self) {
-        let Self { mut socket, mut session, heartbeat, hub } = self;
+        let Self { mut socket, mut session, heartbeat, hub, counted: _counted } = self;
         let connection = session.connection().clone();
         let outbox = &connection.outbox;
         let transport = socket.get_ref().transport().clone();

@@ -51,14 +51,14 @@ async fn silent(address: &str, count: usize) -> Vec<TcpStream> {
 }
 
 /// A connection from another address of this machine.
-async fn from(host: u8, address: &str) -> TcpStream {
+pub async fn from(host: u8, address: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind((IpAddr::from(Ipv4Addr::new(127, 0, 0, host)), 0).into()).expect("loopback is a network");
     socket.connect(address.parse().expect("an address")).await.expect("a listener")
 }
 
 /// Whether the other side has closed the connection, or does so soon.
-async fn is_ended(tcp: &mut TcpStream) -> bool {
+pub async fn is_ended(tcp: &mut TcpStream) -> bool {
     let read = timeout(Duration::from_secs(3), tcp.read(&mut [0; 1])).await;
     read.is_ok_and(|read| !matches!(read, Ok(1..)))
 }
@@ -79,13 +79,13 @@ fn admin_address(admin: &str) -> &str {
     admin.strip_prefix("http://").expect("plain HTTP")
 }
 
-async fn metric(admin: &str, series: &str) -> u64 {
+pub async fn metric(admin: &str, series: &str) -> u64 {
     let text = Answer::called(admin, "GET", "/metrics", None, "").await.1;
     let line = text.lines().find_map(|line| line.strip_prefix(series));
     line.unwrap_or_else(|| panic!("no {series} in {text}")).trim().parse().expect("a number")
 }
 
-async fn limited(admin: &str, limit: &str) -> u64 {
+pub async fn limited(admin: &str, limit: &str) -> u64 {
     metric(admin, &format!("switchyard_limited_total{{limit=\"{limit}\",mode=\"enforce\"}}")).await
 }
 

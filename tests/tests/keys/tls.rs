@@ -14,7 +14,8 @@ use tokio_rustls::rustls::{
 };
 use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
-fn trusting(certificate: &str) -> Connector {
+/// Trusts only this certificate.
+pub fn trusting(certificate: &str) -> Connector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM")).expect("a certificate");
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

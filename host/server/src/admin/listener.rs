@@ -216,8 +216,8 @@ impl RequestHandler {
             };
             let mut response = self.answer(Request::from_parts(head, body)).await?;
             drop(busy);
-            if let Some(code @ (ErrorCode::InvalidKey | ErrorCode::ExpiredKey)) =
-                response.extensions().get().copied()
+            if let Some(code) =
+                response.extensions().get().copied().filter(|code: &ErrorCode| code.is_invalid_credential())
             {
                 self.failures.refused(remote.ip(), false, code).await;
             }

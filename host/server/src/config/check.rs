@@ -105,6 +105,7 @@ impl Config {
         errors.extend(self.check_signatures().err());
         errors.extend(self.check_sizes().err());
         errors.extend(self.check_addresses().err());
+        errors.extend(self.check_proxies().err());
         errors
     }
 
@@ -152,6 +153,15 @@ impl Config {
         if clients.port() != 0 && clients == operators {
             let message = format!("admin.listen must differ from server.listen, got {operators} for both");
             return Err(CheckError::new(Location::Key("admin", "listen"), message));
+        }
+        Ok(())
+    }
+
+    fn check_proxies(&self) -> Result<(), CheckError> {
+        if self.limits.header.is_some() && self.limits.trusted.is_empty() {
+            let message = "limits.header is set, but limits.trusted is empty, so no proxy would be believed; list the \
+                           addresses of the proxies, such as trusted = [\"10.0.0.0/8\"], or remove limits.header";
+            return Err(CheckError::new(Location::Key("limits", "header"), message));
         }
         Ok(())
     }

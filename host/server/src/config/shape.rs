@@ -2,7 +2,7 @@
 
 /// Keys with what their values must be. Durations, sizes, addresses and the like are not listed: their parsers
 /// describe them. A tier has any name, here `NAME`.
-const SHAPES: [(&str, &str); 66] = [
+const SHAPES: &[(&str, &str)] = &[
     ("server", r#"a table such as { listen = "127.0.0.1:8080" }"#),
     ("server.path", r#"a path such as "/v2/realtime""#),
     ("server.tls", r#"a table such as { certificate = "cert.pem", key = "key.pem" }"#),
@@ -20,9 +20,13 @@ const SHAPES: [(&str, &str); 66] = [
     ("session", r#"a table such as { ttl = "2m" }"#),
     ("session.heartbeat", r#"a table such as { interval = "25s", timeout = "10s" }"#),
     ("limits", "a table such as { unauthenticated = 1000 }"),
+    ("limits.mode", r#""enforce" or "observe""#),
     ("limits.trusted", r#"a list of addresses and networks such as ["10.0.0.0/8"]"#),
+    ("limits.header", r#""x-forwarded-for", "forwarded" or "proxy""#),
     ("limits.unauthenticated", "a whole number such as 1000"),
     ("limits.address", r#"a table such as { unauthenticated = 64, failures = "20/m" }"#),
+    ("limits.address.connections", "a whole number such as 1000"),
+    ("limits.address.connects", r#"a rate such as "100/s" or "600/m""#),
     ("limits.address.unauthenticated", "a whole number such as 64"),
     ("limits.address.failures", r#"a rate such as "20/m" or "5/s""#),
     ("memory", r#"a table such as { limit = "60%" }"#),

@@ -27,6 +27,21 @@ impl Config {
                  no key: make sure that only operators can connect"
             ));
         }
+        if let (false, None) = (self.limits.trusted.is_empty(), self.limits.header) {
+            warnings.push(
+                "limits.trusted is set, but limits.header is not set, so clients behind these proxies have no limits by \
+                 address, and the proxy's address is shown for each of them: set limits.header to the header in which \
+                 the proxies name their clients"
+                    .to_owned(),
+            );
+        }
+        let everybody = self.limits.trusted.iter().find(|network| network.is_everything());
+        if let Some(network) = everybody.filter(|_| self.limits.header.is_some()) {
+            warnings.push(format!(
+                "limits.trusted contains {network}, so every client is believed and can pretend to have any address: list \
+                 the addresses of the proxies only"
+            ));
+        }
         if let Some(tls) = server.tls.as_ref().filter(|tls| is_world_readable(&tls.key)) {
             warnings.push(readable("server.tls.key", &tls.key, "the private key of the certificate"));
         }

@@ -89,10 +89,21 @@ impl IpNetwork {
         self.masked(address) == Some(bits(self.address))
     }
 
+    /// Whether it contains all addresses of its family.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.prefix == 0
+    }
+
     /// The first `prefix` bits of an address. `None`: it is of the other family.
     fn masked(&self, address: IpAddr) -> Option<u128> {
         let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
         (self.address.is_ipv4() == address.is_ipv4()).then(|| bits(address) & mask)
+    }
+}
+
+impl fmt::Display for IpNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 

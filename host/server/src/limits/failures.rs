@@ -1,10 +1,13 @@
 //! Refused keys, by the address that presented them: counted, logged, and answered more slowly the more of
 //! them there are. Does not know the keys.
 
-use super::{AddressGroup, Rate, TokenBucket};
+use super::{
+    AddressGroup, Rate, TokenBucket,
+    address_table::{AddressTable, Forgettable},
+    refusal_log::LOG_INTERVAL,
+};
 use crate::metrics::{ListenerKind, Metrics};
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{Mutex, MutexGuard},
     time::Duration,
@@ -13,8 +16,6 @@ use switchyard_process::lock::LockExt;
 use switchyard_protocol::ErrorCode;
 use tokio::time::Instant;
 
-/// Minimum time between two log lines about one address.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The time without a failure after which an address starts from zero.
 const RESET_AFTER: Duration = Duration::from_secs(60);
 /// How many failures are answered without a delay, because people make typing errors.
@@ -22,10 +23,6 @@ const UNDELAYED_FAILURES: u32 = 5;
 /// How much each further failure delays its answer.
 const DELAY_STEP: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(1);
-const MAX_ADDRESSES: usize = 10_000;
-/// Minimum time between two attempts to make room for more addresses, because each attempt looks at all of
-/// them.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The refused keys of one listener.
 pub(crate) struct KeyFailures {
@@ -38,12 +35,11 @@ pub(crate) struct KeyFailures {
 
 #[derive(Default)]
 struct State {
-    addresses: HashMap<AddressGroup, AddressFailures>,
+    addresses: AddressTable<AddressFailures>,
     /// All addresses together for which there was no room in `addresses`. They have no bucket, because
     /// refusing upgrades by a common one would refuse every client that has never presented a wrong key.
     /// Their answers are delayed together, so each of their connections can try about one key per second.
     others: Option<AddressFailures>,
-    swept: Option<Instant>,
 }
 
 struct AddressFailures {
@@ -93,10 +89,9 @@ impl KeyFailures {
         };
         let mut state = self.state();
         let state = &mut *state;
-        let has_room = state.addresses.contains_key(&group) || state.make_room(now);
-        let failures = match has_room {
-            true => state.addresses.entry(group).or_insert_with(|| fresh(self.rate)),
-            false => state.others.get_or_insert_with(|| fresh(None)),
+        let failures = match state.addresses.entry(group, now, || fresh(self.rate)) {
+            Some(failures) => failures,
+            None => state.others.get_or_insert_with(|| fresh(None)),
         };
         if now - failures.last >= RESET_AFTER {
             failures.count = 0;
@@ -120,7 +115,7 @@ impl KeyFailures {
     /// often than its rate allows, or has no entry of its own.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let mut state = self.state();
-        state.addresses.get_mut(&AddressGroup::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
+        state.addresses.get_mut(AddressGroup::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,28 +123,19 @@ impl KeyFailures {
     }
 }
 
-impl State {
-    /// Whether there is room for one more address. If not, addresses are forgotten for which that changes
-    /// nothing: their bucket is full, or, without a rate, they would be logged again at once.
-    fn make_room(&mut self, now: Instant) -> bool {
-        if self.addresses.len() < MAX_ADDRESSES {
-            return true;
+impl Forgettable for AddressFailures {
+    /// Its bucket is full, or, without a rate, it would be logged again at once.
+    fn is_forgettable(&mut self, now: Instant) -> bool {
+        match &mut self.bucket {
+            Some(bucket) => bucket.is_full(now.into_std()),
+            None => now - self.last >= LOG_INTERVAL,
         }
-        if self.swept.is_some_and(|swept| now - swept < SWEEP_INTERVAL) {
-            return false;
-        }
-        self.swept = Some(now);
-        self.addresses.retain(|_, failures| match &mut failures.bucket {
-            Some(bucket) => !bucket.is_full(now.into_std()),
-            None => now - failures.last < LOG_INTERVAL,
-        });
-        self.addresses.len() < MAX_ADDRESSES
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::address_table::MAX_ADDRESSES, *};
     use std::net::Ipv4Addr;
 
     fn failures(rate: Option<&str>) -> KeyFailures {
@@ -205,7 +191,7 @@ mod tests {
         }
         assert!(failures.state().addresses.len() <= MAX_ADDRESSES);
         let last = AddressGroup::of(address(999_999));
-        assert!(!failures.state().addresses.contains_key(&last), "there was no room for it");
+        assert!(failures.state().addresses.get_mut(last).is_none(), "there was no room for it");
         assert_eq!(failures.count(last, Instant::now()).delay, MAX_DELAY, "it is delayed with all others");
         for n in [999_999, 8_000_000] {
             assert_eq!(failures.wait(address(n)), None, "a valid key is accepted: {n}");
@@ -220,5 +206,17 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(61)).await;
         failures.count(AddressGroup::of(address(7_000_000)), Instant::now());
         assert!(failures.wait(address(7_000_000)).is_some(), "there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_table_of_a_hundred_thousand_addresses_is_small() {
+        let failures = failures(Some("20/m"));
+        for n in 0..100_000 {
+            failures.count(AddressGroup::of(address(n)), Instant::now());
+        }
+        let state = failures.state();
+        let (entries, bytes) = (state.addresses.len(), state.addresses.bytes());
+        assert_eq!(entries, MAX_ADDRESSES);
+        assert!(bytes <= 2 << 20, "{bytes} bytes");
     }
 }

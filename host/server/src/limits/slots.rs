@@ -84,8 +84,7 @@ impl Slots {
         is_trusted: bool,
     ) -> Result<(Slot, bool), NoSlot> {
         let mut state = self.state();
-        let own = state.groups.get(&group).map_or(0, BTreeMap::len);
-        if !is_trusted && self.max_per_address.is_some_and(|max| own >= max) {
+        if !is_trusted && self.is_limit_reached(&state, group) {
             return Err(NoSlot::AddressLimit);
         }
         let is_full = state.taken >= self.capacity;
@@ -94,8 +93,19 @@ impl Slots {
         }
         let busy = Arc::default();
         let (number, occupant) = state.add(group, &busy);
-        let occupancy = Mutex::new(Some(Occupancy { number, occupant }));
-        Ok((Slot { group, occupancy, busy, slots: self.clone() }, is_full))
+        let occupancy = Mutex::new(Some(Occupancy { group, number, occupant }));
+        Ok((Slot { occupancy, busy, slots: self.clone() }, is_full))
+    }
+
+    /// Whether a slot is free.
+    pub(crate) fn has_room(&self) -> bool {
+        self.state().taken < self.capacity
+    }
+
+    /// Whether an address has as many slots as it may have.
+    fn is_limit_reached(&self, state: &State, group: AddressGroup) -> bool {
+        let own = state.groups.get(&group).map_or(0, BTreeMap::len);
+        self.max_per_address.is_some_and(|max| own >= max)
     }
 
     /// Evicts a connection that waits for its peer. `Err`: when to try again, or `None` if no slot is taken.
@@ -121,18 +131,22 @@ impl State {
     fn add(&mut self, group: AddressGroup, busy: &Arc<AtomicUsize>) -> (u64, Arc<Occupant>) {
         let number = self.next_number;
         self.next_number += 1;
-        self.taken += 1;
         let occupant = Arc::new(Occupant {
             since: Instant::now(),
             work: Mutex::default(),
             busy: busy.clone(),
             evicted: AtomicBool::new(false),
         });
+        self.insert(group, number, occupant.clone());
+        (number, occupant)
+    }
+
+    fn insert(&mut self, group: AddressGroup, number: u64, occupant: Arc<Occupant>) {
+        self.taken += 1;
         let occupants = self.groups.entry(group).or_default();
         self.by_size.remove(&(occupants.len(), group));
-        occupants.insert(number, occupant.clone());
+        occupants.insert(number, occupant);
         self.by_size.insert((occupants.len(), group));
-        (number, occupant)
     }
 
     fn remove(&mut self, group: AddressGroup, number: u64) -> Option<Arc<Occupant>> {
@@ -188,7 +202,6 @@ impl Occupant {
 
 /// A connection's slot. It is given back when this is dropped.
 pub(crate) struct Slot {
-    group: AddressGroup,
     /// `None` once the slot was given back.
     occupancy: Mutex<Option<Occupancy>>,
     busy: Arc<AtomicUsize>,
@@ -196,6 +209,7 @@ pub(crate) struct Slot {
 }
 
 struct Occupancy {
+    group: AddressGroup,
     number: u64,
     occupant: Arc<Occupant>,
 }
@@ -227,9 +241,29 @@ impl Slot {
 
     /// Gives the slot back. Returns whether the connection still had it.
     pub(crate) fn release(&self) -> bool {
-        let Some(Occupancy { number, .. }) = self.occupancy().take() else { return false };
-        self.slots.state().remove(self.group, number);
+        let Some(Occupancy { group, number, .. }) = self.occupancy().take() else { return false };
+        self.slots.state().remove(group, number);
         self.slots.freed.notify_waiters();
+        true
+    }
+
+    /// Counts the slot for another address from now on, without changing how long the connection has had it.
+    /// Returns false if that address has reached its limit, which applies unless it `is_exempt`. Nothing has
+    /// changed then.
+    pub(crate) fn move_to(&self, group: AddressGroup, is_exempt: bool) -> bool {
+        let mut occupancy = self.occupancy();
+        let Some(occupancy) = occupancy.as_mut().filter(|occupancy| occupancy.group != group) else {
+            return true;
+        };
+        let mut state = self.slots.state();
+        if !is_exempt && self.slots.is_limit_reached(&state, group) {
+            return false;
+        }
+        // It is gone from there if the connection was evicted.
+        if let Some(occupant) = state.remove(occupancy.group, occupancy.number) {
+            state.insert(group, occupancy.number, occupant);
+        }
+        occupancy.group = group;
         true
     }
 
@@ -259,11 +293,11 @@ impl Drop for EvictionGuard {
         let Self(slot) = self;
         slot.busy.fetch_sub(1, Ordering::AcqRel);
         let mut occupancy = slot.occupancy();
-        let Some(Occupancy { number, occupant }) = &mut *occupancy else { return };
+        let Some(Occupancy { group, number, occupant }) = &mut *occupancy else { return };
         let mut state = slot.slots.state();
         // It is gone from there if it was evicted before it was busy.
-        if state.remove(slot.group, *number).is_some() {
-            let (new_number, renewed) = state.add(slot.group, &slot.busy);
+        if state.remove(*group, *number).is_some() {
+            let (new_number, renewed) = state.add(*group, &slot.busy);
             *renewed.work() = occupant.work().take();
             (*number, *occupant) = (new_number, renewed);
         }

@@ -1,7 +1,7 @@
 //! Turns an HTTP request into a WebSocket, or answers what is wrong with it. Does not read the WebSocket.
 
 use super::{
-    ServerContext,
+    ServerContext, client_address,
     drain::RequestState,
     handshake::{self, HandshakeError},
 };
@@ -21,7 +21,7 @@ use axum::{
 };
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, sync::Arc};
 use switchyard_process::memory::MemoryShare;
 use switchyard_protocol::{Close, ErrorCode, Refusal};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -37,7 +37,6 @@ const MAX_HEAD_BYTES: usize = 8192;
 /// The connection that a request came on.
 #[derive(Clone)]
 struct Accepted {
-    remote: SocketAddr,
     unauthenticated: Arc<PendingConnection>,
 }
 
@@ -50,7 +49,6 @@ pub(super) fn router(context: ServerContext) -> Router {
 pub(super) async fn serve(
     stream: Stream,
     router: Router,
-    remote: SocketAddr,
     unauthenticated: Arc<PendingConnection>,
     state: Arc<RequestState>,
 ) -> hyper::Result<()> {
@@ -58,9 +56,13 @@ pub(super) async fn serve(
         let (mut router, unauthenticated) = (router.clone(), unauthenticated.clone());
         let state = state.clone();
         state.begin_answer();
-        request.extensions_mut().insert(Accepted { remote, unauthenticated: unauthenticated.clone() });
+        client_address::read_headers(request.headers(), &unauthenticated);
+        request.extensions_mut().insert(Accepted { unauthenticated: unauthenticated.clone() });
         async move {
-            let response = router.call(request.map(Body::new)).await?;
+            let response = match unauthenticated.refusal() {
+                Some(refusal) => http::refuse(&refusal),
+                None => router.call(request.map(Body::new)).await?,
+            };
             let response = delay_refusal(&unauthenticated, response).await;
             // It is written in the same step of the task.
             state.end_answer();
@@ -95,7 +97,7 @@ async fn not_found(State(context): State<ServerContext>) -> Response {
 
 async fn upgrade(
     State(context): State<ServerContext>,
-    Extension(Accepted { remote, unauthenticated }): Extension<Accepted>,
+    Extension(Accepted { unauthenticated }): Extension<Accepted>,
     mut request: Request<Body>,
 ) -> Response {
     let response = match handshake::accept(&request) {
@@ -106,7 +108,7 @@ async fn upgrade(
         return refuse_handshake(&HandshakeError::Header("this connection cannot be upgraded"));
     };
     let headers = request.headers();
-    if let Some(refusal) = unauthenticated.refusal() {
+    if let Some(refusal) = unauthenticated.key_refusal() {
         return http::refuse(&refusal);
     }
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
@@ -134,6 +136,7 @@ async fn upgrade(
         Err(refusal) => return http::refuse(&refusal),
     };
     let headers = listed_headers(headers, &hub.connect_headers());
+    let remote = unauthenticated.address();
     let client = Client { remote, origin, headers, since: tokio::time::Instant::now() };
     let peer = Peer { client, presented, rejected, unauthenticated: unauthenticated.clone() };
     let ServerContext { services, draining, tasks, config, handshakes } = context;

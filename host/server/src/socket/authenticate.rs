@@ -64,7 +64,10 @@ pub(crate) async fn authenticate(
         Ok(text) => {
             let opening = Opening { services, client, presented, unauthenticated: &unauthenticated };
             match opening.run(&text, &mut socket, outbox, &draining).await {
-                Ok(session) => return Some(AuthenticatedSocket { socket, session, heartbeat, hub }),
+                Ok(session) => {
+                    let counted = unauthenticated.take_counted();
+                    return Some(AuthenticatedSocket { socket, session, heartbeat, hub, counted });
+                }
                 Err(failed) => failed,
             }
         }
@@ -211,6 +214,13 @@ impl Opening<'_> {
         draining: &CancellationToken,
     ) -> Result<Box<ClientSession>, (Unopened, Bytes)> {
         let Self { services, client, presented, unauthenticated } = self;
+        // Others at its address may have failed since the upgrade.
+        if presented.is_none()
+            && let Some(refusal) = unauthenticated.key_refusal()
+        {
+            let rejected = Rejected::new(None, &refusal, Close::Overloaded);
+            return Err((Unopened::Rejected(rejected), outbox.take_rest()));
+        }
         let (key, permit) = presented.unzip();
         let authenticated = {
             // A token may have to wait until the keys of its issuer are fetched.

@@ -93,3 +93,29 @@ async fn an_address_has_a_limit_unless_it_is_trusted() {
     assert_eq!(acquire(&slots, 1).err(), Some(NoSlot::AddressLimit));
     assert!(acquire(&slots, 2).is_ok() && slots.acquire(group(1), true).is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_of_a_proxy_moves_to_its_client_and_keeps_its_age() {
+    let slots = Slots::new(4, Some(2), GRACE);
+    let proxy = |slots: &Arc<Slots>| slots.acquire(group(9), true).map(|(slot, _)| slot).unwrap();
+    let held = [proxy(&slots), proxy(&slots), proxy(&slots)];
+    assert!(held[0].move_to(group(1), false) && held[1].move_to(group(1), false));
+    assert!(!held[2].move_to(group(1), false), "the client has reached its limit");
+    assert!(held[2].move_to(group(2), false), "another client has not");
+    assert!(held[0].move_to(group(1), false), "it is there already");
+    sleep(GRACE).await;
+    let [first, second, third] = held.map(silent);
+    tokio::task::yield_now().await;
+    let fourth = proxy(&slots);
+    let fifth = acquire(&slots, 3).expect("the oldest of the client with the most is evicted");
+    assert_evicted(first).await;
+    assert!(!second.is_finished() && !third.is_finished());
+    drop(fourth);
+    drop(fifth);
+    for held in [second, third] {
+        held.abort();
+        assert!(held.await.is_err());
+    }
+    let state = slots.state();
+    assert!(state.groups.is_empty() && state.by_size.is_empty() && state.taken == 0);
+}
