@@ -7,7 +7,7 @@ use std::sync::Arc;
 use switchyard_plugin::{
     Audience, Budget, Counts, Engine, FilterId, FilterResults, Governor, OnFailure, Plugin, Principal,
 };
-pub use switchyard_server::hot::{DATA, FanOut, HistoryReplay, ROOM, encode};
+pub use switchyard_server::hot::{DATA, FanOut, HistoryReplay, ROOM, RatedPublisher, encode};
 
 /// A plugin with distinct filters, half of which [`DATA`] passes.
 pub struct Filters {

@@ -11,7 +11,7 @@ use std::{
 const CRATES: [&str; 6] = ["protocol", "process", "plugin", "store", "server", "cli"];
 
 /// The floors of `host/server`, from top to bottom. Modules in one line must not import each other.
-const FLOORS: [&[&str]; 16] = [
+const FLOORS: [&[&str]; 17] = [
     &["node"],
     &["config"],
     &["listener", "admin"],
@@ -31,6 +31,7 @@ const FLOORS: [&[&str]; 16] = [
     &["token"],
     &["validity"],
     &["blocking"],
+    &["rate"],
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

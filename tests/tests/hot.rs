@@ -2,7 +2,7 @@
 //! machine, so this protects the hot path.
 
 use allocation_counter::measure;
-use switchyard_tests::hot::{FanOut, Filters, HistoryReplay, encode};
+use switchyard_tests::hot::{FanOut, Filters, HistoryReplay, RatedPublisher, encode};
 
 fn allocations(run: impl FnOnce()) -> u64 {
     measure(run).count_total
@@ -31,6 +31,15 @@ fn a_delivery_allocates_nothing() {
         room.flush();
     });
     assert_eq!(delivered, 0);
+}
+
+#[test]
+fn the_rates_of_a_principal_allocate_nothing() {
+    for has_rates in [false, true] {
+        let publisher = RatedPublisher::new(has_rates);
+        publisher.count();
+        assert_eq!(allocations(|| publisher.count()), 0, "{has_rates}");
+    }
 }
 
 #[test]

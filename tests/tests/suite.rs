@@ -25,5 +25,6 @@ mod sessions;
 mod shards;
 mod signatures;
 mod stalled;
+mod tiers;
 mod vital;
 mod watching;

@@ -47,6 +47,11 @@ impl FilterLedger {
         self.filters.len()
     }
 
+    /// How many different filters a principal holds.
+    pub(crate) fn held_by(&self, principal_id: &str) -> usize {
+        self.holders.usage(principal_id).filters
+    }
+
     /// Counts a filter that a principal is about to hold in one more shard. A filter that exists already needs no
     /// quota.
     pub(crate) fn reserve(&mut self, canonical: &str, principal_id: &Arc<str>) -> Result<(), QuotaExceeded> {
@@ -110,6 +115,7 @@ mod tests {
             ledger.reserve("filter", principal).unwrap();
         }
         assert_eq!((ledger.len(), ledger.bytes), (1, 6));
+        assert_eq!([ledger.held_by("acme"), ledger.held_by("ann")], [1, 0]);
         assert_eq!(ledger.holders.usage("acme"), FilterUsage { filters: 1, bytes: 6 });
         ledger.remove("filter", "acme");
         ledger.remove("filter", "zed");

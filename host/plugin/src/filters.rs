@@ -129,6 +129,11 @@ impl FilterTable {
         }
     }
 
+    /// How many different filters a principal holds on all shards of the plugin.
+    pub(crate) fn held_by(&self, principal_id: &str) -> usize {
+        self.ledger.locked().held_by(principal_id)
+    }
+
     /// Removes one reference. Returns whether so many numbers are stale that the guest should be told.
     pub(crate) fn release(&mut self, id: FilterId, principal_id: &str) -> bool {
         if let Some(Some(entry)) = self.slots.get_mut(id.0 as usize)

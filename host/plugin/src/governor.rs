@@ -162,6 +162,11 @@ impl Governor {
         self.report_filters();
     }
 
+    /// How many different filters a principal holds on all shards of the plugin.
+    pub fn filters_held_by(&self, principal_id: &str) -> usize {
+        self.filters.held_by(principal_id)
+    }
+
     /// Updates the gauge of the plugin's filters.
     pub(super) fn report_filters(&self) {
         self.filters.report_count(|count| self.stats().set_filters(count));

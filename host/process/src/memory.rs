@@ -259,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn a_principal_may_have_a_limit_of_its_own() {
+        let account = MemoryAccount::new(1000);
+        let [bounded, other] = ["bounded", "other"].map(|name| account.share(&name.into()));
+        bounded.set_limit(Some(100));
+        let mut charge = bounded.charge(MemoryKind::Rooms, 99);
+        assert!(!bounded.is_at_limit());
+        charge.grow(1);
+        let queue = SteppedCharge::new(bounded.charge(MemoryKind::Outboxes, 0));
+        assert!(bounded.is_at_limit() && bounded.may_grow() && !queue.may_grow());
+        assert!(!other.is_at_limit());
+        bounded.set_limit(None);
+        assert!(!bounded.is_at_limit() && queue.may_grow());
+    }
+
+    #[test]
     fn eviction_starts_with_the_largest_users() {
         let account = MemoryAccount::new(1000);
         let hold = |name: &str, bytes| account.share(&name.into()).charge(MemoryKind::History, bytes);

@@ -70,21 +70,37 @@ pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error
     parse_duration(&string(from, r#"a duration such as "5s""#)?).map_err(D::Error::custom)
 }
 
-/// Reads a size of at most 4 GiB, such as "64KiB" or "1MiB" (1024-based) or "64kB" (1000-based), in bytes. For
-/// `#[serde(deserialize_with = …)]`.
+/// A text that is not a size.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSize {
+    /// It is not of the form "64KiB".
+    #[error(r#"invalid size '{0}'; expected something like "64KiB", "1MiB""#)]
+    Syntax(String),
+    /// It is larger than 4 GiB.
+    #[error("'{0}' is too large: at most 4GiB")]
+    TooLarge(String),
+}
+
+/// Parses a size of at most 4 GiB, such as "64KiB" or "1MiB" (1024-based) or "64kB" (1000-based), into bytes.
+///
+/// # Errors
+///
+/// If the text is not a size, or is larger than that.
+pub fn parse_size(text: &str) -> Result<usize, InvalidSize> {
+    match text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()) {
+        Ok(size) if size <= MAX_SIZE_BYTES => Ok(size as usize),
+        Ok(_) => Err(InvalidSize::TooLarge(text.to_owned())),
+        Err(_) => Err(InvalidSize::Syntax(text.to_owned())),
+    }
+}
+
+/// Reads a size, as [`parse_size`] does. For `#[serde(deserialize_with = …)]`.
 ///
 /// # Errors
 ///
 /// If the value is not a string of this form.
 pub fn size<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
-    let text = string(from, r#"a size such as "64KiB""#)?;
-    match text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()) {
-        Ok(size) if size <= MAX_SIZE_BYTES => Ok(size as usize),
-        Ok(_) => Err(D::Error::custom(format!("'{text}' is too large: at most 4GiB"))),
-        Err(_) => Err(D::Error::custom(format!(
-            r#"invalid size '{text}'; expected something like "64KiB", "1MiB""#
-        ))),
-    }
+    parse_size(&string(from, r#"a size such as "64KiB""#)?).map_err(D::Error::custom)
 }
 
 /// Reads an IP address with a port, to listen on. For `#[serde(deserialize_with = …)]`.

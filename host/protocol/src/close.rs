@@ -4,7 +4,7 @@
 ///
 /// The first two digits of the [code](Close::code) tell a client what to do. 44xx: do not come back until
 /// something has changed. 45xx: come back with backoff. 46xx: come back without backoff. After 45xx and 46xx
-/// the session can be resumed.
+/// the session can be resumed. 4420 is an exception: after it, too, and after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     /// 4400: the client sent ten bad frames within a minute, or a malformed `connect` with a valid key.
@@ -17,6 +17,8 @@ pub enum Close {
     TakenOver,
     /// 4410: the key was revoked while it was connected.
     Revoked,
+    /// 4420: the client kept making requests that were refused with `rate_limited`, without waiting.
+    RateIgnored,
     /// 4429: the principal has too many connections.
     ConnectionLimit,
     /// 4500: an internal error of the server.
@@ -52,6 +54,7 @@ impl Close {
             Close::Forbidden => 4403,
             Close::TakenOver => 4409,
             Close::Revoked => 4410,
+            Close::RateIgnored => 4420,
             Close::ConnectionLimit => 4429,
             Close::Internal => 4500,
             Close::Overloaded => 4503,
@@ -76,6 +79,7 @@ impl Close {
             Close::Forbidden => "not allowed here",
             Close::TakenOver => "the session was resumed by another connection",
             Close::Revoked => "the key was revoked",
+            Close::RateIgnored => "100 requests in 10 s were refused with rate_limited; wait for retryAfter",
             Close::ConnectionLimit => "too many connections of this principal",
             Close::Internal => "internal server error; resume the session",
             Close::Overloaded => "overloaded; resume the session later",

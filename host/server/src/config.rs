@@ -225,6 +225,13 @@ mod tests {
         [tier.pro]
         connections = 25
         rooms = 100
+        requests = "200/s"
+        publishes = "100/s"
+        bytes = "1MiB/s"
+        subscribes = "100/s"
+        reads = "10MiB/s"
+        filters = 200
+        memory = "64MiB"
         [[plugin]]
         name = "dydx"
         file = "dydx.wasm"

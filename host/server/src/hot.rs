@@ -6,7 +6,10 @@ use crate::{
         Connection,
         room::{Room, Verdicts},
     },
+    key::{Key, Tier},
+    limits::{Budget, TierRate},
     outbox::{Outbox, PacedOutcome, Pipe},
+    rate::Rate,
 };
 use futures_util::FutureExt;
 use std::{
@@ -145,5 +148,27 @@ impl HistoryReplay {
             assert_eq!(sent, Some(PacedOutcome::Sent));
         }
         self.outbox.flush();
+    }
+}
+
+/// A principal with or without rates, to measure what they cost each message.
+pub struct RatedPublisher {
+    budget: Arc<Budget>,
+    key: Arc<Key>,
+}
+
+impl RatedPublisher {
+    /// With rates that are never reached, or with none.
+    pub fn new(has_rates: bool) -> Self {
+        let rate = has_rates.then(|| Rate::per_second(u32::MAX));
+        let limits = Tier { requests: rate, publishes: rate, ..Tier::default() };
+        Self { budget: Budget::detached("acme"), key: Key::detached_with("acme", limits) }
+    }
+
+    /// Counts a message.
+    pub fn count(&self) {
+        let request = self.budget.take(&self.key, [(TierRate::Requests, 1)]);
+        let message = self.budget.take(&self.key, [(TierRate::Publishes, 1), (TierRate::Bytes, DATA.len())]);
+        assert!(request.is_ok() && message.is_ok());
     }
 }

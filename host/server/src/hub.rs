@@ -11,6 +11,7 @@ mod flush;
 mod governance_gate;
 mod governed_rooms;
 mod observers;
+mod paced_reads;
 mod pings;
 mod places;
 mod policy;
@@ -39,6 +40,7 @@ pub(crate) use connections::{
     connection_limit_reached,
 };
 pub(crate) use observers::Observer;
+pub(crate) use paced_reads::charge_read;
 pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
 pub(crate) use publish_pipeline::{Proposal, PublishOutcome, PublishPipeline};
@@ -51,6 +53,7 @@ pub(crate) use switchyard_store::Permit;
 
 use crate::{
     key::{Key, Keys},
+    limits::Budget,
     metrics::Metrics,
 };
 use allowances::Allowances;
@@ -166,6 +169,17 @@ impl Hub {
         self.store.broker.has_capacity_for(share) && share.may_grow()
     }
 
+    /// Refuses a message that would be kept on this node, if the tier allows its principal to keep no more.
+    pub(crate) fn check_tier_memory(
+        &self,
+        budget: &Budget,
+        key: &Key,
+        share: &MemoryShare,
+    ) -> Result<(), Refusal> {
+        // Another store keeps messages elsewhere.
+        if self.store.remote.is_some() { Ok(()) } else { budget.check_memory(key, share) }
+    }
+
     /// Sets the limits that plugins gave to the latest connection of a principal.
     pub(crate) fn set_principal_limits(&self, principal: &Arc<str>, limits: &Limits) {
         self.allowances.set_limits(principal, limits, Instant::now());
@@ -212,7 +226,7 @@ impl Hub {
     /// their place, so a page is short only at the end of the history.
     pub(crate) async fn history(
         &self,
-        principal: &Arc<str>,
+        connection: &Connection,
         seat: &Seat,
         since: Option<&Position>,
         limit: PageLimit,
@@ -221,9 +235,10 @@ impl Hub {
         loop {
             let page = if self.is_governed(&seat.room) { HISTORY_PAGE } else { limit };
             let history = self
-                .read(principal, &seat.room, after.as_ref(), page, Reader::Member)
+                .read(&connection.principal, &seat.room, after.as_ref(), page, Reader::Member)
                 .await
                 .map_err(unavailable)?;
+            connection.charge_read(&history);
             let History { newest: Position { epoch, .. }, messages, mut more, whole, .. } = history;
             recovered = recovered.or(since.map(|_| whole));
             // A plugin may have taken the room over in the meantime.
@@ -247,7 +262,10 @@ impl Hub {
                 seen.push(message);
             }
             match last.filter(|_| !is_full && seen.len() < limit.messages) {
-                Some(offset) => after = Some(Position { epoch, offset }),
+                Some(offset) => {
+                    after = Some(Position { epoch, offset });
+                    connection.wait_for_reads().await;
+                }
                 None => {
                     let room = seat.room.shared();
                     return Ok(reply::HistoryReply { room, epoch, messages: seen, more, recovered });

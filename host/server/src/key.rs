@@ -1,8 +1,11 @@
 //! What clients may do: the API keys that a node accepts, what the tokens of issuers permit, and the limits of tiers.
 //! Keeps only the digests of keys, not the keys, and verifies no tokens.
 
-use crate::token::{IssuerConfig, TokenClaims, invalid as invalid_token};
-use serde::Deserialize;
+use crate::{
+    rate::{ByteRate, Rate},
+    token::{IssuerConfig, TokenClaims, invalid as invalid_token},
+};
+use serde::{Deserialize, Deserializer, de::Error};
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -10,6 +13,7 @@ use std::{
 };
 use subtle::ConstantTimeEq;
 use switchyard_plugin::Principal;
+use switchyard_process::unit;
 use switchyard_protocol::{
     ErrorCode, Refusal,
     room::{RoomKind, RoomName},
@@ -20,7 +24,7 @@ use switchyard_store::{
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
 };
 
-/// `[tier.NAME]`: the limits of principals whose keys are of this tier.
+/// `[tier.NAME]`: the limits of principals whose keys are of this tier. `None` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tier {
@@ -28,11 +32,46 @@ pub struct Tier {
     pub connections: u32,
     /// Maximum number of rooms of one connection. `*` and the inbox do not count.
     pub rooms: u32,
+    /// How many frames and HTTP calls.
+    pub requests: Option<Rate>,
+    /// How many messages published.
+    pub publishes: Option<Rate>,
+    /// How many bytes of data published.
+    pub bytes: Option<ByteRate>,
+    /// How many rooms in requests to subscribe.
+    pub subscribes: Option<Rate>,
+    /// How many bytes of messages read from the store, for history and replays.
+    pub reads: Option<ByteRate>,
+    /// Maximum number of different filters of one principal in one plugin.
+    pub filters: Option<u32>,
+    /// How many bytes a node may keep for one principal.
+    #[serde(deserialize_with = "memory")]
+    pub memory: Option<usize>,
 }
 
 impl Default for Tier {
     fn default() -> Self {
-        Self { connections: 100, rooms: 100 }
+        Self {
+            connections: 100,
+            rooms: 100,
+            requests: None,
+            publishes: None,
+            bytes: None,
+            subscribes: None,
+            reads: None,
+            filters: None,
+            memory: None,
+        }
+    }
+}
+
+/// The smallest `tier.NAME.memory`: with less, not even a few connections have room.
+const MIN_MEMORY_BYTES: usize = 64 << 10;
+
+fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    match unit::size(from)? {
+        bytes @ MIN_MEMORY_BYTES.. => Ok(Some(bytes)),
+        bytes => Err(D::Error::custom(format!("{bytes} bytes are too few: expected at least 64KiB"))),
     }
 }
 
@@ -213,6 +252,11 @@ impl Key {
         let (digest, name) = (Digest::of(principal), PrincipalName(principal.into()));
         let config = KeyConfig::new(digest, name, vec![Scope::Subscribe, Scope::Publish]);
         Arc::new(Self::of(&config, &HashMap::new()))
+    }
+
+    /// The same with these limits.
+    pub(crate) fn detached_with(principal: &str, limits: Tier) -> Arc<Self> {
+        Arc::new(Self { limits, ..Arc::unwrap_or_clone(Self::detached(principal)) })
     }
 
     fn has_scope(&self, scope: Scope) -> bool {

@@ -22,6 +22,7 @@ mod listener;
 mod metrics;
 mod node;
 mod outbox;
+mod rate;
 mod rollout;
 mod session;
 mod socket;

@@ -1,29 +1,32 @@
-//! What clients may use of a node before it knows their principal: connection slots, file descriptors,
-//! connections of one address and failed keys. Knows no listener and no socket.
+//! What clients may use of a node: connection slots, file descriptors, connections of one address and failed keys
+//! before their principal is known, and then the budget of their principal. Knows no listener and no socket.
 
 mod address;
 mod address_connections;
 mod address_limits;
 mod address_table;
+mod budget;
+mod budgets;
 mod connects;
 mod failures;
 mod files;
 mod pending_connection;
 mod proxies;
-mod rate;
 mod refusal_log;
 mod slots;
 mod token_bucket;
 
 pub(crate) use crate::limit_mode::LimitMode;
+pub(crate) use crate::rate::{ByteRate, Rate};
 pub(crate) use address::{AddressGroup, IpNetwork};
 pub(crate) use address_connections::CountedConnection;
+pub(crate) use budget::{Budget, TierRate};
+pub(crate) use budgets::Budgets;
 pub(crate) use failures::KeyFailures;
 pub(crate) use files::FileBudget;
 pub use files::raise_file_limit;
 pub(crate) use pending_connection::PendingConnection;
 pub(crate) use proxies::ProxyHeader;
-pub(crate) use rate::Rate;
 pub(crate) use slots::{EvictionGuard, NoSlot, Slot, Slots};
 pub(crate) use token_bucket::TokenBucket;
 

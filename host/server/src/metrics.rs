@@ -43,10 +43,17 @@ pub(crate) enum LimitKind {
     AddressFailures,
     Files,
     Operators,
+    Requests,
+    Publishes,
+    Bytes,
+    Subscribes,
+    Reads,
+    Filters,
+    Memory,
 }
 
 impl LimitKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 14] = [
         Self::Unauthenticated,
         Self::AddressConnections,
         Self::AddressUnauthenticated,
@@ -54,6 +61,13 @@ impl LimitKind {
         Self::AddressFailures,
         Self::Files,
         Self::Operators,
+        Self::Requests,
+        Self::Publishes,
+        Self::Bytes,
+        Self::Subscribes,
+        Self::Reads,
+        Self::Filters,
+        Self::Memory,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -65,6 +79,13 @@ impl LimitKind {
             Self::AddressFailures => "address_failures",
             Self::Files => "files",
             Self::Operators => "operators",
+            Self::Requests => "requests",
+            Self::Publishes => "publishes",
+            Self::Bytes => "bytes",
+            Self::Subscribes => "subscribes",
+            Self::Reads => "reads",
+            Self::Filters => "filters",
+            Self::Memory => "memory",
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     admin::{AdminListener, ReloadHandle, ReloadRequest, Status},
     config::{Config, parse_stored_plugin},
     hub::{Hub, HubConfig, close_for_drain},
-    limits::{ClientLimits, FileBudget},
+    limits::{Budgets, ClientLimits, FileBudget},
     listener::{self, Tls},
     metrics::Metrics,
     rollout::{Rollout, RolloutConfig},
@@ -171,7 +171,8 @@ impl Node {
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         let tokens = Arc::<TokenVerifier>::default();
         tokens.set_issuers(&config.issuers);
-        let services = Services { hub, keys, tokens, config: config.session };
+        let budgets = Budgets::new(config.limits.mode, admin.metrics.clone());
+        let services = Services { hub, keys, tokens, budgets, config: config.session };
         let (stopping, draining) = Default::default();
         let (reload, reload_requests) = ReloadHandle::new();
         // After the store has opened its connections, which count.

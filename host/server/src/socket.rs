@@ -146,6 +146,9 @@ fn count_read(socket: &mut ServerSocket, received: &ReadResult) {
 
 async fn read(socket: &mut ServerSocket, transport: &Transport, session: &mut ClientSession) -> End {
     let end = loop {
+        if let Some(until) = session.take_pause() {
+            Box::pin(pause(transport, session, until)).await;
+        }
         let received = match socket.get_mut().take_early() {
             Some(message) => Some(Ok(message)),
             None => tokio::select! {
@@ -178,6 +181,21 @@ async fn read(socket: &mut ServerSocket, transport: &Transport, session: &mut Cl
     // Requests that were made before are answered, unless that takes too long.
     Box::pin(timeout(CLOSE_TIMEOUT, session.answer_in_flight())).await.ok();
     end
+}
+
+/// Reads nothing for a while, because the client makes more requests than its tier allows. Whoever waits does not count
+/// as silent, and is still told what happens.
+async fn pause(transport: &Transport, session: &mut ClientSession, until: Instant) {
+    transport.set_reading(false);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = sleep_until(until) => break,
+            event = session.next_event() => event,
+        };
+        session.handle_event(event).await;
+    }
+    transport.set_reading(true);
 }
 
 /// Carries out a request while nothing is read from the socket.

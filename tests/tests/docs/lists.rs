@@ -36,6 +36,7 @@ fn closes() -> Vec<Close> {
         Forbidden,
         TakenOver,
         Revoked,
+        RateIgnored,
         ConnectionLimit,
         Internal,
         Overloaded,
@@ -50,8 +51,8 @@ fn closes() -> Vec<Close> {
     for close in &all {
         match close {
             BadFrames | Unauthorized | Forbidden | TakenOver | Revoked | ConnectionLimit | Internal => {}
-            Overloaded | ConnectTimeout | HeartbeatTimeout | Slow | Draining(_) | ProtocolError | NotUtf8
-            | FrameTooLarge => {}
+            RateIgnored | Overloaded | ConnectTimeout | HeartbeatTimeout | Slow | Draining(_)
+            | ProtocolError | NotUtf8 | FrameTooLarge => {}
         }
     }
     all

@@ -100,6 +100,8 @@ impl ConnectionLoss {
             Self::Permanent(_) => Retry::Never,
             Self::Broken(_) | Self::Silent(_) => Retry::BackOff,
             Self::Closed { code, reason, .. } => match code {
+                // It was only too much at a time.
+                4420 => Retry::BackOff,
                 // What this client sent was wrong, and would be wrong again.
                 4400..=4499 | 1002 | 1003 | 1007..=1009 => Retry::Never,
                 4600..=4699 => Retry::After(match reason.parse() {
@@ -148,7 +150,7 @@ mod tests {
         for code in [4400, 4401, 4403, 4409, 4410, 4429, 4499, 1002, 1007, 1009] {
             assert_eq!(closed(code, "").retry(), Retry::Never, "{code}");
         }
-        for code in [4500, 4503, 4504, 4508, 1000, 1001, 1005, 1011] {
+        for code in [4420, 4500, 4503, 4504, 4508, 1000, 1001, 1005, 1011] {
             assert_eq!(closed(code, "").retry(), Retry::BackOff, "{code}");
         }
         assert_eq!(closed(4600, "120").retry(), Retry::After(Duration::from_millis(120)));

@@ -13,12 +13,14 @@ use std::{
 pub struct MemoryShare {
     principal: Arc<str>,
     used: AtomicUsize,
+    /// What may be kept for the principal, however much is free.
+    limit: AtomicUsize,
     ledger: Arc<Ledger>,
 }
 
 impl MemoryShare {
     pub(super) fn new(principal: Arc<str>, ledger: Arc<Ledger>) -> Self {
-        Self { principal, used: AtomicUsize::new(0), ledger }
+        Self { principal, used: AtomicUsize::new(0), limit: AtomicUsize::new(usize::MAX), ledger }
     }
 
     /// The name of the principal; empty for connections without a key, and for what no principal is charged
@@ -32,7 +34,19 @@ impl MemoryShare {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether more may be kept for the principal: see [`may_grow`](super::may_grow).
+    /// Sets how many bytes may be kept for the principal, however much is free. What is there stays. Forgotten with the
+    /// share.
+    pub fn set_limit(&self, bytes: Option<usize>) {
+        self.limit.store(bytes.unwrap_or(usize::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether as much is kept for the principal as its [limit](Self::set_limit) allows. This is apart from
+    /// [`may_grow`](Self::may_grow), because what is on its way for a moment needs room on the node only.
+    pub fn is_at_limit(&self) -> bool {
+        self.used() >= self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Whether the node has room for more of the principal: see [`may_grow`](super::may_grow).
     pub fn may_grow(&self) -> bool {
         may_grow(self.used(), self.ledger.total(), self.ledger.limit)
     }

@@ -29,7 +29,7 @@ impl SteppedCharge {
 
     /// Whether more may be kept for the principal that is charged.
     pub fn may_grow(&self) -> bool {
-        self.0.share().may_grow()
+        self.0.share().may_grow() && !self.0.share().is_at_limit()
     }
 
     /// Charges another principal from now on.

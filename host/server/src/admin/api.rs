@@ -7,7 +7,12 @@ use super::{
     reload_requests::ReloadHandle,
 };
 use crate::{
-    http, key::Key, limits::ClientLimits, rollout::Rollout, session::Services, token::looks_like_token,
+    http,
+    key::Key,
+    limits::{Budget, ClientLimits, TierRate},
+    rollout::Rollout,
+    session::Services,
+    token::looks_like_token,
 };
 use axum::{
     Json,
@@ -41,6 +46,8 @@ pub(super) struct Caller<Q = NoQuery> {
     key: Arc<Key>,
     query: Result<Q, Refusal>,
     pub share: Arc<MemoryShare>,
+    /// What its principal may still use of the rates of its tier.
+    pub budget: Arc<Budget>,
     _permit: CallPermit,
 }
 
@@ -60,7 +67,10 @@ impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
         let query = Q::parse(parts);
         let permit = api.calls.begin(&key.principal)?;
         let share = api.services.hub.memory.share(&key.principal);
-        Ok(Self { key, query, share, _permit: permit })
+        let budget = api.services.budgets.of(&key.principal);
+        budget.bound_memory(&key, &share);
+        budget.take(&key, [(TierRate::Requests, 1)])?;
+        Ok(Self { key, query, share, budget, _permit: permit })
     }
 }
 

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     hub::{Proposal, PublishOutcome, PublishPipeline, Publisher},
+    limits::TierRate,
     session::may_publish,
 };
 use axum::{extract::State, response::Response};
@@ -53,6 +54,15 @@ pub(super) async fn publish(
             format!("the list has {} messages; at most {MAX_LIST_MESSAGES} are allowed", list.len());
         return Err(Refusal::invalid(message).into());
     }
+    let (mut messages, mut data_bytes) = (Vec::with_capacity(list.len()), 0);
+    for message in list {
+        // A long list must not delay other tasks.
+        consume_budget().await;
+        let parsed = parse_publish(message);
+        data_bytes += parsed.as_ref().map_or(0, |message| message.data.get().len());
+        messages.push((parsed, message.get().len()));
+    }
+    charge(&api, &caller, messages.len(), data_bytes)?;
     let (hub, mut publishes) = (&*api.services.hub, PublishPipeline::default());
     let (mut answers, mut unavailable) = (vec![], None);
     let mut record = |((), published): ((), PublishOutcome)| {
@@ -60,13 +70,11 @@ pub(super) async fn publish(
         answers.push(to_answer(&published));
         refusal.cloned()
     };
-    for message in list {
-        // A long list must not delay other tasks.
+    for (message, bytes) in messages {
         consume_budget().await;
-        let bytes = message.get().len();
         // If the store is unavailable, the remaining messages would only wait for the same timeout.
-        let parsed = unavailable.clone().map_or_else(|| parse_publish(message), Err);
-        match parsed.and_then(|message| authorize(&api, &caller, message, bytes)) {
+        let message = unavailable.clone().map_or(message, Err);
+        match message.and_then(|message| authorize(&api, &caller, message, bytes)) {
             Ok((publisher, proposal)) => publishes.begin(hub, publisher, proposal, ()),
             Err(refusal) => publishes.refuse(&caller.share, refusal, bytes, ()),
         }
@@ -109,12 +117,22 @@ fn authorize<'a, 'm>(
 ) -> Result<(Publisher<'a>, Proposal<'m>), Refusal> {
     let key = caller.current_key(api)?;
     let room = may_publish(&message, &key, api.services.config.message)?;
+    // For each message of a list, because each of them may fill the memory.
+    api.services.hub.check_tier_memory(&caller.budget, &key, &caller.share)?;
     let keys = api.services.keys.clone();
     Ok((Publisher { keys, share: &caller.share, key, via: Via::Http }, Proposal { room, message, bytes }))
 }
 
+/// Takes what messages cost from the budget of the caller's principal. A list is refused as a whole, because its
+/// messages would be published in another order if only some of them had to be repeated.
+fn charge(api: &Api, caller: &Caller, messages: usize, bytes: usize) -> Result<(), Refusal> {
+    let key = caller.current_key(api)?;
+    caller.budget.take(&key, [(TierRate::Publishes, messages), (TierRate::Bytes, bytes)])
+}
+
 async fn publish_one(api: &Api, caller: &Caller, message: Publish<'_>) -> PublishOutcome {
     let bytes = message.data.get().len();
+    charge(api, caller, 1, bytes)?;
     let (publisher, proposal) = authorize(api, caller, message, bytes)?;
     api.services.hub.publish(publisher, proposal).await
 }

@@ -4,7 +4,7 @@ use super::{
     api::{Api, ApiError, ApiResult, Caller, PageQuery, json_response, next_cursor, not_found, parse_limit},
     query::{self, QueryParameters},
 };
-use crate::hub::unavailable;
+use crate::hub::{charge_read, unavailable};
 use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
@@ -97,9 +97,12 @@ pub(super) async fn history(
     if api.services.hub.store.rooms.summary(&room).await.map_err(unavailable)?.is_none() {
         return Err(unknown_room(&room).into());
     }
+    caller.budget.check_reads(key)?;
     let limit = PageLimit { messages: limit, bytes: MAX_HISTORY_BYTES };
     let history = api.services.hub.read(&key.principal, &room, since.as_ref(), limit, Reader::Other).await;
-    let History { newest, messages, more, whole, .. } = history.map_err(unavailable)?;
+    let history = history.map_err(unavailable)?;
+    charge_read(&caller.budget, key, &history);
+    let History { newest, messages, more, whole, .. } = history;
     let (room, epoch, recovered) = (room.shared(), newest.epoch, since.map(|_| whole));
     Ok(json_response(reply::HistoryReply { room, epoch, messages, more, recovered }.body()))
 }

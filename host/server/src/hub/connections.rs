@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     key::{Key, Keys},
+    limits::Budget,
     outbox::{Outbox, Pipe},
 };
 use arc_swap::ArcSwap;
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     pub principal: Arc<str>,
     /// The principal's share of the memory account.
     pub share: Arc<MemoryShare>,
+    /// What the principal may still use of the rates of its tier.
+    pub budget: Arc<Budget>,
     pub remote: SocketAddr,
     /// When it connected, in Unix milliseconds.
     pub since: u64,
@@ -226,6 +229,7 @@ impl Registration {
     /// The client goes on with another key or token of the same principal. Its session has to check its rooms.
     pub(crate) fn replace_key(&mut self, key: Arc<Key>) {
         let ends = key.token_ends();
+        self.connection.budget.bound_memory(&key, &self.connection.share);
         let bytes = CONNECTION_BYTES + key.memory();
         self.charge = self.connection.share.charge(MemoryKind::Sessions, bytes);
         self.connection.key.store(key);
@@ -267,6 +271,7 @@ impl Connection {
         if *key == *known {
             return Ok(KeyCheck::Same);
         }
+        self.budget.bound_memory(&key, &self.share);
         self.key.compare_and_swap(&known, key);
         self.removals.request_key_check();
         Ok(KeyCheck::Changed)
@@ -306,11 +311,14 @@ impl Connection {
         remote: SocketAddr,
         outbox: Outbox,
         memory: &MemoryAccount,
+        budget: Arc<Budget>,
     ) -> Arc<Self> {
         let share = memory.share(&key.principal);
+        budget.bound_memory(key, &share);
         outbox.move_to(&share);
         Arc::new(Self {
             share,
+            budget,
             id: ConnectionId::random(),
             session: OnceLock::new(),
             key: ArcSwap::new(key.clone()),
@@ -341,6 +349,7 @@ impl Connection {
             ended: AtomicBool::new(false),
             outbox: Outbox::new(1 << 20, std::time::Duration::from_secs(10), pipe, &share),
             share,
+            budget: Budget::detached("acme"),
             buffered_bytes: AtomicUsize::new(0),
             pings: Pings::default(),
             removals: Removals::default(),

@@ -171,6 +171,14 @@ impl Policy {
         matches!(self, Policy::Governed(governor) if governor.plugin().info().hooks.subscribe)
     }
 
+    /// How many different filters of its plugin a principal holds, on all shards.
+    pub(super) fn filters_held_by(&self, principal: &str) -> usize {
+        match self {
+            Policy::Governed(governor) => governor.filters_held_by(principal),
+            Policy::Ungoverned(_) | Policy::Closed { .. } => 0,
+        }
+    }
+
     /// Releases a filter that a principal holds.
     pub(crate) fn release(&mut self, filter: Option<FilterId>, principal: &str) {
         if let (Policy::Governed(governor), Some(filter)) = (self, filter) {

@@ -114,6 +114,7 @@ impl Replay {
             while !self.lost && self.progress.position().offset < self.target.offset {
                 let _turn = turns.0.acquire().await.expect("never closed");
                 // Do not read a page for a peer that does not read what it was already sent.
+                self.connection.wait_for_reads().await;
                 if !self.connection.outbox.wait_until_half_free().await {
                     return Ok(());
                 }
@@ -121,6 +122,7 @@ impl Replay {
                 let page = hub
                     .read(&connection.principal, &self.room, Some(&after), HISTORY_PAGE, Reader::Member)
                     .await?;
+                connection.charge_read(&page);
                 match self.send(hub, page).await? {
                     PageOutcome::Sent => {}
                     PageOutcome::EpochChanged(start) => (self.target, self.lost) = (start, true),

@@ -4,6 +4,7 @@
 
 mod arrivals;
 mod check;
+mod filter_limit;
 mod filter_texts;
 mod governed;
 mod handover;

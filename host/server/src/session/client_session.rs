@@ -4,6 +4,7 @@
 
 mod connecting;
 mod joining;
+mod rates;
 mod refreshing;
 mod removing;
 
@@ -19,10 +20,11 @@ use crate::{
         Publisher, Registration, RemovedSeat, ReplayTurns,
     },
     key::Keys,
-    limits::TokenBucket,
+    limits::{Budgets, TokenBucket},
     token::TokenVerifier,
 };
 use arc_swap::ArcSwap;
+use rates::RateState;
 use serde_json::value::RawValue;
 use std::{collections::HashMap, future::poll_fn, net::SocketAddr, sync::Arc, task::Poll, time::Instant};
 use switchyard_plugin::Via;
@@ -41,6 +43,7 @@ pub(crate) struct Services {
     pub hub: Arc<Hub>,
     pub keys: Arc<ArcSwap<Keys>>,
     pub tokens: Arc<TokenVerifier>,
+    pub budgets: Arc<Budgets>,
     pub config: SessionConfig,
 }
 
@@ -77,6 +80,7 @@ pub(crate) struct ClientSession {
     publishes: PublishPipeline<Option<Box<RawValue>>>,
     /// Present once the client has used `refresh`.
     refreshes: Option<Box<TokenBucket>>,
+    rates: RateState,
     registration: Registration,
     _permit: Permit,
 }
@@ -105,18 +109,25 @@ impl ClientSession {
         let (decision, bytes) = match frame {
             ClientFrame::Text(text) => {
                 let decision = match request::parse(text) {
-                    Ok((id, request)) => self
-                        .current_key()
-                        .and_then(|key| self.state.decide(id, request, &key))
-                        .unwrap_or_else(|refusal| Decision::Refuse(id, refusal)),
+                    Ok((id, request)) => {
+                        let allowed = self.count_request(&request).and_then(|()| self.current_key());
+                        let decided = allowed.and_then(|key| self.state.decide(id, request, &key));
+                        let decided = decided.and_then(|decision| self.charge(&decision).map(|()| decision));
+                        decided.unwrap_or_else(|refusal| self.refused(id, refusal))
+                    }
                     Err((id, refusal)) if refusal.code == ErrorCode::BadFrame => {
+                        self.count_unrefused();
                         self.state.bad_frame(id, refusal, Instant::now())
                     }
-                    Err((id, refusal)) => Decision::Refuse(id, refusal),
+                    Err((id, refusal)) => {
+                        let refusal = self.count_invalid_request().err().unwrap_or(refusal);
+                        self.refused(id, refusal)
+                    }
                 };
                 (decision, text.len())
             }
             ClientFrame::Binary => {
+                self.count_unrefused();
                 let refusal = Refusal::new(ErrorCode::BadFrame, "a frame must be text, got a binary frame");
                 (self.state.bad_frame(None, refusal, Instant::now()), 0)
             }
@@ -170,7 +181,7 @@ impl ClientSession {
         let history = match self.state.seat(room) {
             Some(seat) => {
                 let limit = PageLimit { messages: limit, bytes: self.connection.outbox.limit() / 4 };
-                self.services.hub.history(&self.connection.principal, seat, since.as_ref(), limit).await
+                self.services.hub.history(&self.connection, seat, since.as_ref(), limit).await
             }
             None => Err(Refusal::new(ErrorCode::NotSubscribed, "the room was left in the meantime")),
         };

@@ -238,7 +238,8 @@ impl Opening<'_> {
             Err(unopened) => return Err((unopened, outbox.take_rest())),
         };
         unauthenticated.release_slot();
-        let connection = Connection::new(&authenticated.key, client.remote, outbox, &services.hub.memory);
+        let (memory, budget) = (&services.hub.memory, services.budgets.of(&authenticated.key.principal));
+        let connection = Connection::new(&authenticated.key, client.remote, outbox, memory, budget);
         socket.get_mut().charge_to(&connection.share);
         let outbox = &connection.outbox;
         // Plugins may take seconds. Without them, the client's end waits its turn behind the answer to `connect`,

@@ -46,6 +46,7 @@ impl Shard {
         };
         let (principal, filter) = (&key.seen_by_plugins, request.filter.as_deref());
         let observed = self.observers.are_there().then(|| room.clone());
+        let filters_before = self.limited_filters(&key);
         let admission = self.policy.admit(room, principal, filter, counts);
         if let Some(room) = observed {
             self.observers.subscribing(principal, &room, filter, counts, admission.as_ref().err());
@@ -54,6 +55,10 @@ impl Shard {
             Ok(admission) => admission,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
+        if let Some(refusal) = self.filter_refusal(connection, &key, filters_before, &admission) {
+            self.policy.release(admission.filter, &principal.id);
+            return drop(reply.send(Err(refusal)));
+        }
         if let Some(is_granted) = is_granted {
             is_granted.store(true, Ordering::Relaxed);
         }
@@ -71,6 +76,10 @@ impl Shard {
             return drop(reply.send(Ok(JoinAnswer::Offered(offer))));
         }
         let share = &request.connection.share;
+        if let Err(refusal) = request.connection.budget.check_memory(&key, share) {
+            self.policy.release(admission.filter, &request.connection.principal);
+            return drop(reply.send(Err(refusal)));
+        }
         if !self.store.broker.has_capacity_for(share) || !share.may_grow() {
             self.policy.release(admission.filter, &request.connection.principal);
             return drop(reply.send(Err(memory_exhausted("rooms"))));

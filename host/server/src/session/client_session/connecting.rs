@@ -72,6 +72,7 @@ impl ClientSession {
             turns: None,
             publishes: PublishPipeline::default(),
             refreshes: None,
+            rates: Default::default(),
             _permit: permit,
             registration,
         };
@@ -149,6 +150,7 @@ impl ClientSession {
 
     /// Starts a new session.
     pub(super) async fn begin(&mut self, id: Option<Id<'_>>) -> Result<(), Refusal> {
+        self.connection.budget.check_memory(&self.connection.key.load(), &self.connection.share)?;
         if !self.services.hub.may_grow(&self.connection.share) {
             return Err(hub::memory_exhausted("sessions"));
         }
