@@ -71,12 +71,14 @@ async fn every_conversation_in_the_documents_happens() {
 }
 
 /// Runs the commands in the operator's manual that end by themselves. The configuration there names a plugin
-/// that does not exist.
+/// that does not exist, and a policy of its room.
 #[test]
 fn every_command_prints_what_the_manual_shows() {
     let folder = tempfile::tempdir().expect("a folder");
     let plugin = "[[plugin]]\nname = \"dydx\"\nfile = \"dydx.wasm\"\nrooms = [\"trades\"]\n";
-    std::fs::write(folder.path().join("switchyard.toml"), plugin).expect("a configuration");
+    let room = "[[room]]\nmatch = \"trades\"\nhistory = { messages = 100, age = \"1m\" }\nsender = true\npublishes = \"50/s\"\n";
+    let configuration = [plugin, room].concat();
+    std::fs::write(folder.path().join("switchyard.toml"), configuration).expect("a configuration");
     std::fs::copy(guest("orderbook"), folder.path().join("orderbook.wasm")).expect("a plugin");
     let manual = document("docs/operator.md");
     let shown =

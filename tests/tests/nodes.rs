@@ -16,6 +16,7 @@ mod outage;
 mod passwords;
 mod permission;
 mod plugins;
+mod policies;
 mod redis_errors;
 mod redis_reads;
 mod resources;

@@ -18,6 +18,7 @@ mod memory;
 mod nodes;
 mod plugin_state;
 mod plugins;
+mod policies;
 mod protocol;
 mod recovery;
 mod rfc6455;

@@ -1,4 +1,4 @@
-//! `switchyard check`: reports every problem of a configuration, not only the first.
+//! `switchyard check`: reports every problem of a configuration, not only the first, and what holds in rooms.
 
 use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
@@ -8,11 +8,13 @@ use crate::{
 };
 use anyhow::bail;
 use clap::Args;
+use serde::Serialize;
 use std::path::PathBuf;
-use switchyard_plugin::Engine;
+use switchyard_plugin::{Engine, PluginConfig};
+use switchyard_protocol::room::RoomName;
 use switchyard_server::{
     Tls,
-    config::{Config, ConfigFile, find_key, line_number, read_environment},
+    config::{Config, ConfigFile, RoomPolicyView, find_key, line_number, read_environment},
 };
 
 #[derive(Args)]
@@ -23,6 +25,9 @@ pub(crate) struct CheckArgs {
     /// Ask a running node what would change if it reloaded its configuration now
     #[arg(long)]
     diff: bool,
+    /// Print what holds in these rooms: the governing plugin, the [[room]] entry, and the policy. Reads no plugins
+    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = parse_room, conflicts_with = "diff")]
+    rooms: Vec<RoomName>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -34,8 +39,8 @@ pub(crate) async fn run(args: CheckArgs) -> anyhow::Result<()> {
              node is asked"
         );
     }
-    if !args.diff && args.admin.json {
-        bail!("--json prints what --diff finds out: add --diff");
+    if !args.diff && args.rooms.is_empty() && args.admin.json {
+        bail!("--json prints what --diff or --rooms finds out: add one of them");
     }
     match args.diff {
         true => diff(&args.admin).await,
@@ -77,6 +82,10 @@ fn check(args: CheckArgs) -> anyhow::Result<()> {
         None => Config::load(None, &environment).map_err(|error| vec![error]),
     };
     let config = config.map_err(|errors| Problems(errors.iter().map(ToString::to_string).collect()))?;
+    if !args.rooms.is_empty() {
+        config.warnings(args.config.as_deref()).iter().for_each(note);
+        return print_rooms(&config, &args.rooms, args.admin.json);
+    }
     let text = file.as_ref().map_or("", ConfigFile::text);
     let at_line = |offset: usize, error: String| match &args.config {
         Some(file) => format!("{}:{}: {error}", file.display(), line_number(text, offset)),
@@ -109,5 +118,51 @@ fn check(args: CheckArgs) -> anyhow::Result<()> {
     let keys = counted(config.keys.len() as u64, "key");
     let plugins = counted(config.plugins.len() as u64, "plugin");
     print_line!("{name}: good, with {keys} and {plugins}")?;
+    Ok(())
+}
+
+fn parse_room(name: &str) -> Result<RoomName, String> {
+    RoomName::parse(name).map_err(|refusal| refusal.message)
+}
+
+/// What holds in a room, for programs.
+#[derive(Serialize)]
+struct RoomReport<'a> {
+    room: &'a str,
+    /// The plugin of this configuration that governs the room; `null` if none does.
+    governor: Option<&'a str>,
+    policy: &'a RoomPolicyView,
+}
+
+fn print_rooms(config: &Config, rooms: &[RoomName], json: bool) -> anyhow::Result<()> {
+    let policies = config.view_rooms(rooms);
+    let reports = rooms.iter().zip(&policies).map(|(room, policy)| RoomReport {
+        room: room.as_str(),
+        governor: config.governor(room).map(PluginConfig::name),
+        policy,
+    });
+    if json {
+        let reports: Vec<_> = reports.collect();
+        print_line!("{}", serde_json::to_string(&reports)?)?;
+        return Ok(());
+    }
+    for RoomReport { room, governor, policy } in reports {
+        let RoomPolicyView { entry, history, sender, publishes, bytes, members } = policy;
+        let named = |what: &str, name: Option<&str>| {
+            name.map_or_else(|| format!("no {what}"), |name| format!("{what} {name}"))
+        };
+        let rate = |rate: &Option<String>| rate.clone().unwrap_or_else(|| "unlimited".to_owned());
+        let (plugin, entry) = (named("plugin", governor), named("entry", entry.as_deref()));
+        let sender = if *sender { "shown" } else { "hidden" };
+        let messages = counted(history.messages as u64, "message");
+        print_line!(
+            "{room}: {plugin}; {entry}; history {messages}, {}, {}; sender {sender}; publishes {}; bytes {}; members {}",
+            history.age,
+            history.bytes,
+            rate(publishes),
+            rate(bytes),
+            members.as_str()
+        )?;
+    }
     Ok(())
 }

@@ -94,6 +94,19 @@ pub fn parse_size(text: &str) -> Result<usize, InvalidSize> {
     }
 }
 
+/// A size with the largest unit in which it is a whole number.
+///
+/// ```
+/// use switchyard_process::unit::show_size;
+///
+/// assert_eq!((show_size(1 << 20), show_size(1536), show_size(1000)), ("1MiB".into(), "1536B".into(), "1000B".into()));
+/// ```
+pub fn show_size(bytes: usize) -> String {
+    let unit = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let unit = unit.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
+    unit.map_or(format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
 /// Reads a size, as [`parse_size`] does. For `#[serde(deserialize_with = …)]`.
 ///
 /// # Errors

@@ -23,8 +23,9 @@ pub struct Publication {
     pub time: u64,
     /// The kind of message, if the publisher named one.
     pub event: Option<Box<str>>,
-    /// The principal that published it. Set in rooms with a plugin; never sent to clients.
+    /// The principal that published it. Set in rooms with a plugin, and if the frame names it.
     pub publisher: Option<Arc<str>>,
+    shows_sender: bool,
     frame: Frame,
     /// Where `data` starts in the text of the frame. It ends before the last byte.
     data_start: usize,
@@ -41,8 +42,45 @@ impl Publication {
         event: Option<&str>,
         data: &str,
     ) -> Self {
-        let capacity =
-            DELIVERY_START.len() + room.len() + event.map_or(0, |e| e.len() + 12) + data.len() + 80;
+        Self::encode(room, epoch, offset, time, event, data, None)
+    }
+
+    /// The same for a message whose deliveries name the principal that published it:
+    /// `{"type":"message","room":"prices","offset":42,"event":"price","from":"acme",…}`.
+    pub fn from_sender(
+        room: Arc<str>,
+        epoch: Arc<str>,
+        offset: u64,
+        time: u64,
+        event: Option<&str>,
+        data: &str,
+        sender: Arc<str>,
+    ) -> Self {
+        Self::encode(room, epoch, offset, time, event, data, Some(sender))
+    }
+
+    /// The same message, whose frame does not name its sender. The frame is encoded anew, and keeps no guard.
+    pub fn without_sender(&self) -> Self {
+        let (room, epoch, event) = (self.room.clone(), self.epoch.clone(), self.event.as_deref());
+        Self::encode(room, epoch, self.offset, self.time, event, self.data(), None)
+            .with_publisher(self.publisher.clone())
+    }
+
+    fn encode(
+        room: Arc<str>,
+        epoch: Arc<str>,
+        offset: u64,
+        time: u64,
+        event: Option<&str>,
+        data: &str,
+        sender: Option<Arc<str>>,
+    ) -> Self {
+        let capacity = DELIVERY_START.len()
+            + room.len()
+            + event.map_or(0, |e| e.len() + 12)
+            + sender.as_ref().map_or(0, |sender| sender.len() + 10)
+            + data.len()
+            + 80;
         let mut data_start = 0;
         let frame = Frame::build(capacity, |text| {
             let header = text.len();
@@ -56,6 +94,10 @@ impl Publication {
                 text.push_str(r#","event":"#);
                 text.push_str(&serde_json::to_string(event).expect("every string has a JSON form"));
             }
+            if let Some(sender) = &sender {
+                text.push_str(r#","from":"#);
+                text.push_str(&serde_json::to_string(sender).expect("every string has a JSON form"));
+            }
             text.push_str(r#","time":"#);
             push_integer(text, time);
             text.push_str(r#","data":"#);
@@ -63,11 +105,16 @@ impl Publication {
             text.push_str(data);
             text.push('}');
         });
-        let (event, publisher) = (event.map(Into::into), None);
-        Self { room, epoch, offset, time, event, publisher, frame, data_start }
+        let (event, shows_sender) = (event.map(Into::into), sender.is_some());
+        Self { room, epoch, offset, time, event, publisher: sender, shows_sender, frame, data_start }
     }
 
-    /// The same message, with its publisher.
+    /// Whether its frame names the publisher.
+    pub fn shows_sender(&self) -> bool {
+        self.shows_sender
+    }
+
+    /// The same message, with its publisher, whom its frame does not name.
     pub fn with_publisher(self, publisher: Option<Arc<str>>) -> Self {
         Self { publisher, ..self }
     }
@@ -121,6 +168,20 @@ mod tests {
         let mut entry = String::new();
         message.push_history_entry(&mut entry);
         assert!(entry.starts_with(r#"{"room":"a:b","offset":7"#), "{entry}");
+    }
+
+    #[test]
+    fn a_frame_names_the_sender_if_it_is_to() {
+        let (room, epoch) = (|| "r".into(), || "e".into());
+        let named = Publication::from_sender(room(), epoch(), 1, 2, Some("x"), "[1]", "acme".into());
+        let frame =
+            r#"{"type":"message","room":"r","offset":1,"event":"x","from":"acme","time":2,"data":[1]}"#;
+        assert_eq!((named.frame().text(), named.data()), (frame, "[1]"));
+        assert_eq!((named.shows_sender(), named.publisher.as_deref()), (true, Some("acme")));
+        let unnamed = named.without_sender();
+        let same = Publication::new(room(), epoch(), 1, 2, Some("x"), "[1]");
+        assert_eq!(unnamed.frame(), same.frame());
+        assert_eq!((unnamed.shows_sender(), unnamed.publisher.as_deref()), (false, Some("acme")));
     }
 
     #[test]

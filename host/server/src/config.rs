@@ -8,12 +8,14 @@ mod location;
 mod mistakes;
 mod overrides;
 mod redact;
+mod room_entries;
 mod shape;
 mod store;
 mod stored_plugin;
 mod tables;
 mod warnings;
 
+pub use crate::hub::RoomPolicyView;
 pub use error::ConfigError;
 pub use file::ConfigFile;
 pub use location::{find_key, line_number};
@@ -23,8 +25,14 @@ pub(crate) use stored_plugin::parse_stored_plugin;
 pub use warnings::is_world_readable;
 
 use crate::{
-    admin::AdminConfig, hub::Ungoverned, key::Tier, limits::LimitsConfig, listener::ServerConfig,
-    session::SessionConfig, token::IssuerConfig,
+    admin::AdminConfig,
+    hub::{MembersAccess, RoomConfig, Ungoverned},
+    key::Tier,
+    limits::LimitsConfig,
+    listener::ServerConfig,
+    rate::{ByteRate, Rate},
+    session::SessionConfig,
+    token::IssuerConfig,
 };
 use serde::Deserialize;
 use std::{
@@ -49,6 +57,9 @@ pub struct Config {
     pub store: StoreConfig,
     /// `[rooms]`: what holds for all rooms.
     pub rooms: RoomsConfig,
+    /// `[[room]]`: what holds in some rooms. The first entry that matches counts.
+    #[serde(rename = "room")]
+    pub room_entries: Vec<RoomConfig>,
     /// `[session]`: limits and timeouts of one client.
     pub session: SessionConfig,
     /// `[limits]`: what unauthenticated clients may take.
@@ -84,6 +95,14 @@ pub struct RoomsConfig {
     pub ungoverned: Ungoverned,
     /// How many messages of each room are kept, and for how long.
     pub history: HistoryConfig,
+    /// Whether deliveries name the principal that published the message.
+    pub sender: bool,
+    /// How many messages all publishers together may publish to each room.
+    pub publishes: Option<Rate>,
+    /// How many bytes of data all publishers together may publish to each room.
+    pub bytes: Option<ByteRate>,
+    /// Which clients may ask for the members of a room.
+    pub members: MembersAccess,
 }
 
 impl Config {
@@ -180,6 +199,17 @@ mod tests {
         [rooms]
         ungoverned = "closed"
         history = { messages = 10, age = "10m", bytes = "1MiB" }
+        sender = false
+        publishes = "1000/s"
+        bytes = "10MiB/s"
+        members = "admin"
+        [[room]]
+        match = "dydx:*"
+        history = { messages = 100, age = "1m", bytes = "1MiB" }
+        sender = true
+        publishes = "50/s"
+        bytes = "1MiB/s"
+        members = "subscribe"
         [session]
         ttl = "2m"
         outbox = "1MiB"
@@ -315,6 +345,45 @@ mod tests {
                 "s.toml:2: rooms.ungoverned: unknown value `ajar`, expected `open` or `closed`",
             ),
             ("[store]\nurl = \"mongo://x\"", "s.toml:2: store.url: unknown scheme 'mongo://…'"),
+            (
+                "[[room]]\nmatch = \"a::b\"",
+                "s.toml:2: room.match: invalid room pattern 'a::b'; expected a room name in which",
+            ),
+            ("[[room]]\nmatch = \"@a b\"", "s.toml:2: room.match: invalid inbox '@a b'; expected"),
+            ("[[room]]\nsender = true", "s.toml:1: room.match is missing; expected a pattern of rooms"),
+            ("[room]\nmatch = \"a\"", "s.toml:1: room: write [[room]], not [room]"),
+            (
+                "[[room]]\nmatch = \"a:*\"\n[[room]]\nsender = true\nmatch = \"A:*\"",
+                "s.toml:5: room.match: there are two [[room]] entries for 'A:*'; remove one of them",
+            ),
+            (
+                "[[room]]\nmatch = \"a\"\nhistory = { age = \"0s\" }",
+                "s.toml:3: room.history.age must be between 1ms and 1year, got 0s",
+            ),
+            (
+                "[[room]]\nmatch = \"a\"\nhistory = { messages = 10000001 }",
+                "s.toml:3: room.history.messages must be between 0 and 10000000, got 10000001",
+            ),
+            (
+                "[[room]]\nmatch = \"a\"\nhistory = { age = \"5\" }",
+                "s.toml:3: room.history.age: invalid duration '5'; expected something like",
+            ),
+            (
+                "[[room]]\nmatch = \"a\"\npublishes = \"5/h\"",
+                "s.toml:3: room.publishes: invalid rate '5/h'; expected something like",
+            ),
+            (
+                "[[room]]\nmatch = \"a\"\nbytes = \"much\"",
+                "s.toml:3: room.bytes: invalid rate of bytes 'much'; expected something like",
+            ),
+            (
+                "[[room]]\nmatch = \"a\"\nmembers = \"all\"",
+                "s.toml:3: room.members: unknown value `all`, expected one of `subscribe`, `admin`, `none`",
+            ),
+            (
+                "[[room]]\nmatch = \"a\"\nsize = 1",
+                "s.toml:3: room: unknown key `size`, expected one of `match`",
+            ),
             (
                 &format!(
                     "[[key]]\ndigest = \"sha256:{digest}\"\nprincipal = \"a\"\nscopes = []\ntier = \"gold\""
@@ -501,6 +570,15 @@ mod tests {
             ("admin.hosts = \"a\"", "admin.hosts: string \"a\", a list of host names such as"),
             ("store.prefix = 1", "store.prefix: integer `1`, a string such as \"switchyard\""),
             ("rooms.ungoverned = true", "rooms.ungoverned: `true`, \"open\" or \"closed\""),
+            ("rooms.sender = \"yes\"", "rooms.sender: string \"yes\", true or false"),
+            ("rooms.publishes = 5", "rooms.publishes: integer `5`, a rate such as \"50/s\""),
+            ("rooms.bytes = 5", "rooms.bytes: integer `5`, a rate of bytes such as \"1MiB/s\""),
+            ("rooms.members = true", "rooms.members: `true`, \"subscribe\", \"admin\" or \"none\""),
+            ("[[room]]\nmatch = 1", "room.match: integer `1`, a pattern of rooms such as \"dydx:*\""),
+            (
+                "[[room]]\nmatch = 'a'\nhistory = 1",
+                "room.history: integer `1`, a table such as { messages = 100,",
+            ),
             ("rooms.history = 1000", "rooms.history: integer `1000`, a table such as { messages = 1000,"),
             (
                 "rooms.history.messages = \"1k\"",

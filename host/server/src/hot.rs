@@ -103,7 +103,7 @@ impl HistoryReplay {
     /// Creates a room with this many messages in its history. Must be called within a Tokio runtime.
     pub fn new(messages: usize) -> Self {
         let retention = Retention {
-            history: HistoryConfig { messages, ..HistoryConfig::default() },
+            history: HistoryConfig { messages, ..HistoryConfig::default() }.into(),
             session_ttl: Duration::from_secs(60),
             idempotency_key_ttl: Duration::from_secs(60),
         };
@@ -121,6 +121,7 @@ impl HistoryReplay {
                 idempotency_key: None,
                 needs_member: false,
                 names_publisher: false,
+                shows_sender: false,
             };
             let stored = store.publish(message).now_or_never().expect("memory needs no waiting");
             stored.expect("memory does not fail").expect("it needs no member").position

@@ -23,6 +23,9 @@ mod removals;
 mod replay;
 pub(crate) mod room;
 mod room_entry;
+mod room_policies;
+mod room_policy;
+mod room_rates;
 mod room_usage;
 mod router;
 mod sessions;
@@ -45,6 +48,9 @@ pub(crate) use pings::Confirmation;
 pub(crate) use policy::{Policy, Ungoverned};
 pub(crate) use publish_pipeline::{Proposal, PublishOutcome, PublishPipeline};
 pub(crate) use replay::{Recovered, Replay, ReplayTurns};
+pub(crate) use room_policies::RoomPolicies;
+pub use room_policy::RoomPolicyView;
+pub(crate) use room_policy::{HistoryOverrides, MAX_ROOM_ENTRIES, MembersAccess, RoomConfig, RoomPolicy};
 pub(crate) use router::SlotId;
 pub(crate) use slots::{CompiledVersion, SlotRooms};
 pub(crate) use start::HubConfig;
@@ -72,7 +78,7 @@ use std::{
 };
 use switchyard_plugin::{Limits, Via};
 use switchyard_process::{
-    memory::{MemoryAccount, MemoryShare},
+    memory::{MemoryAccount, MemoryKind, MemoryShare},
     vital::VitalTasks,
 };
 use switchyard_protocol::{ErrorCode, Position, Publication, Refusal, reply, room::RoomName};
@@ -102,6 +108,8 @@ pub(crate) struct Hub {
     pub memory: Arc<MemoryAccount>,
     /// The tasks whose failure stops the node.
     pub vitals: VitalTasks,
+    /// What holds in which rooms.
+    pub policies: Arc<RoomPolicies>,
     ungoverned: Ungoverned,
     /// Maximum size of the data of a message, in bytes.
     message_bytes: usize,
@@ -312,7 +320,11 @@ impl Hub {
         reader: Reader,
     ) -> Result<History, Unavailable> {
         let _permit = self.history_reads.acquire(principal).await;
-        let history = self.store.broker.history(room, after, limit, reader).await?;
+        let mut history = self.store.broker.history(room, after, limit, reader).await?;
+        self.policies.hide_senders(room, &mut history.messages, |message| {
+            let charge = self.memory.charge(MemoryKind::Replays, message.size());
+            message.with_guard(charge)
+        });
         // It may be newer than what this node knows about the room.
         self.gate.opened().await;
         Ok(history)

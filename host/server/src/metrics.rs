@@ -50,10 +50,12 @@ pub(crate) enum LimitKind {
     Reads,
     Filters,
     Memory,
+    RoomPublishes,
+    RoomBytes,
 }
 
 impl LimitKind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Unauthenticated,
         Self::AddressConnections,
         Self::AddressUnauthenticated,
@@ -68,6 +70,8 @@ impl LimitKind {
         Self::Reads,
         Self::Filters,
         Self::Memory,
+        Self::RoomPublishes,
+        Self::RoomBytes,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -86,6 +90,8 @@ impl LimitKind {
             Self::Reads => "reads",
             Self::Filters => "filters",
             Self::Memory => "memory",
+            Self::RoomPublishes => "room_publishes",
+            Self::RoomBytes => "room_bytes",
         }
     }
 

@@ -14,7 +14,7 @@ pub use watcher::{FileReader, ReadError};
 use crate::{
     admin::{AdminListener, ReloadHandle, ReloadRequest, Status},
     config::{Config, parse_stored_plugin},
-    hub::{Hub, HubConfig, close_for_drain},
+    hub::{Hub, HubConfig, RoomPolicies, close_for_drain},
     limits::{Budgets, ClientLimits, FileBudget},
     listener::{self, Tls},
     metrics::Metrics,
@@ -284,13 +284,12 @@ async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, N
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         memory: memory.clone(),
         vitals: admin.vitals.clone(),
+        policies: Arc::new(RoomPolicies::new(config.room_policies(), config.limits.mode)),
     };
     let metrics: Metrics = admin.metrics.clone();
-    let retention = Retention {
-        history: config.rooms.history,
-        session_ttl: config.session.ttl,
-        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
-    };
+    let history = hub.policies.history();
+    let retention =
+        Retention { history, session_ttl: config.session.ttl, idempotency_key_ttl: IDEMPOTENCY_KEY_TTL };
     let (site, store_metrics, status) = (config.store.site(), metrics.store.clone(), admin.status.clone());
     let vitals = admin.vitals.clone();
     let store = move |feed| async move {

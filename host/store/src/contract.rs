@@ -7,13 +7,14 @@ mod epochs;
 mod history;
 mod order;
 mod plugins;
+mod policies;
 mod rooms;
 mod sessions;
 
 use crate::{
-    ConnectionId, Event, EventFeed, HistoryConfig, Join, Members, Membership, Message, PageLimit, Permit,
-    Reader, Receipt, ResumeCheck, ResumeResult, ResumedSession, Retention, SessionHandle, SessionToken,
-    SlotResult, Store, Stored,
+    ConnectionId, Event, EventFeed, HistoryConfig, HistoryPolicies, Join, Members, Membership, Message,
+    PageLimit, Permit, Reader, Receipt, ResumeCheck, ResumeResult, ResumedSession, Retention, SessionHandle,
+    SessionToken, SlotResult, Store, Stored,
 };
 use std::{
     sync::{Arc, Mutex},
@@ -42,7 +43,7 @@ where
     F: Fn(Retention, EventFeed) -> Made,
     Made: Future<Output = Store>,
 {
-    let subject_with = async |history: HistoryConfig| {
+    let subject_of = async |history: HistoryPolicies| {
         let events = EventLog::default();
         let log = events.clone();
         let feed: EventFeed = Arc::new(move |event| {
@@ -56,6 +57,7 @@ where
         };
         Subject { store: make(retention, feed).await, events, unit }
     };
+    let subject_with = async |history: HistoryConfig| subject_of(history.into()).await;
     let subject = async |messages, age| {
         subject_with(HistoryConfig { messages, age: unit * age, ..HistoryConfig::default() }).await
     };
@@ -70,6 +72,9 @@ where
     history::history_is_trimmed_by_age(subject(10, 10).await).await;
     history::without_history_offsets_still_rise(subject(0, 600).await).await;
     history::a_cleared_history_begins_an_epoch(subject(10, 600).await).await;
+    let by_room = policies::by_room(unit);
+    policies::each_room_keeps_as_much_as_its_policy_says(subject_of(by_room.clone()).await, &by_room).await;
+    policies::a_message_names_its_sender_if_it_says_so(subject(10, 600).await).await;
     data_and_event_names_are_not_changed(subject(10, 600).await).await;
     rooms::reading_creates_no_room(subject(10, 600).await).await;
     rooms::a_room_is_on_the_list_after_a_flush(subject(10, 600).await).await;
@@ -111,6 +116,7 @@ impl Subject {
                 idempotency_key: None,
                 needs_member: false,
                 names_publisher: false,
+                shows_sender: false,
             })
             .await
             .unwrap()
@@ -250,6 +256,7 @@ async fn an_idempotency_key_applies_to_one_principal_and_room(s: Subject) {
             idempotency_key: Some("k"),
             needs_member: false,
             names_publisher: false,
+            shows_sender: false,
         };
         let stored = s.store.broker.publish(message).await.unwrap().expect("stored");
         (stored.position.offset, stored.duplicate)
@@ -285,6 +292,7 @@ async fn data_and_event_names_are_not_changed(s: Subject) {
                 idempotency_key: None,
                 needs_member: false,
                 names_publisher: false,
+                shows_sender: false,
             })
             .await
             .unwrap();

@@ -161,6 +161,16 @@ impl GrantPattern {
             Self::Inbox(principal) => room.inbox_of() == Some(principal),
         }
     }
+
+    /// Whether every room that the other pattern matches also matches this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Rooms(pattern), Self::Rooms(other)) => pattern.covers(other),
+            (Self::Inboxes, Self::Inboxes | Self::Inbox(_)) => true,
+            (Self::Inbox(principal), Self::Inbox(other)) => principal == other,
+            _ => false,
+        }
+    }
 }
 
 /// A text that is not a [`GrantPattern`].

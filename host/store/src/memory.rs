@@ -70,13 +70,14 @@ impl MemoryStore {
         account: &Arc<MemoryAccount>,
         vitals: &VitalTasks,
     ) -> Arc<Self> {
+        let session_ttl = retention.session_ttl;
         let store = Arc::new(Self {
             retention,
             feed,
             connection_counts: Arc::default(),
             hasher: RandomState::new(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            sessions: Mutex::new(SessionTable::new(retention.session_ttl, account)),
+            sessions: Mutex::new(SessionTable::new(session_ttl, account)),
             plugins: Mutex::default(),
             governance: Mutex::default(),
             account: account.clone(),

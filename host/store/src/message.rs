@@ -22,12 +22,14 @@ pub struct Message<'a> {
     pub needs_member: bool,
     /// Whether every node that delivers it has to know its publisher: a plugin may fail because of it.
     pub names_publisher: bool,
+    /// Whether deliveries name its publisher, as `from`.
+    pub shows_sender: bool,
 }
 
 impl<'a> Message<'a> {
-    /// The principal, if deliveries name it.
+    /// The principal, if other nodes or members have to know it.
     pub(crate) fn named_publisher(&self) -> Option<&'a Arc<str>> {
-        self.names_publisher.then_some(self.principal)
+        (self.names_publisher || self.shows_sender).then_some(self.principal)
     }
 
     /// The principal and the idempotency key, which together identify the message in its room.

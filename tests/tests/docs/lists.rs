@@ -98,6 +98,8 @@ fn every_configuration_key_is_explained() {
         ("[store]", "store"),
         ("[rooms]", "rooms"),
         ("[rooms.history]", "rooms.history"),
+        ("[[room]]", "room"),
+        ("[room.history]", "room.history"),
         ("[session]", "session"),
         ("[session.heartbeat]", "session.heartbeat"),
         ("[limits]", "limits"),
@@ -116,6 +118,7 @@ fn every_configuration_key_is_explained() {
     for (section, prefix) in sections {
         let section = section.replace("[plugin.budget]", "[[plugin]]\n[plugin.budget]");
         let section = section.replace("[issuer.claims]", "[[issuer]]\n[issuer.claims]");
+        let section = section.replace("[room.history]", "[[room]]\nmatch = \"a\"\n[room.history]");
         known.extend(keys_of(&section, "").into_iter().map(|key| format!("{prefix}.{key}")));
     }
     // Tables are explained by their keys.

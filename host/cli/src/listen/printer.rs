@@ -34,7 +34,8 @@ fn format_line(delivery: &Delivery) -> String {
     let at = Duration::from_millis(delivery.time).min(END_OF_YEAR_9999);
     let time = humantime::format_rfc3339_millis(UNIX_EPOCH + at);
     let (room, event) = (&delivery.room, delivery.event.as_deref().unwrap_or("-"));
-    format!("{time}  {room}  {event}  {}", on_one_line(delivery.data.get()))
+    let from = delivery.from.as_ref().map_or(String::new(), |from| format!("  from {from}"));
+    format!("{time}  {room}  {event}{from}  {}", on_one_line(delivery.data.get()))
 }
 
 /// Replaces line ends and tabs in JSON with spaces. They can only be between tokens, where they mean the same.
@@ -64,6 +65,12 @@ mod tests {
         let shown = switchyard_process::escape::Escaped(format_line(&delivery(text))).to_string();
         assert_eq!(shown, "2025-10-09T08:53:20.123Z  a:b  e\\u001b[2J  {\"x\" :  1.10}");
         assert!(!on_one_line(text).contains('\n') && on_one_line(text).contains("1.10"));
+    }
+
+    #[test]
+    fn a_sender_is_shown_where_the_server_names_it() {
+        let text = r#"{"type":"message","room":"a","offset":3,"event":"e","from":"acme","time":0,"data":1}"#;
+        assert_eq!(format_line(&delivery(text)), "1970-01-01T00:00:00.000Z  a  e  from acme  1");
     }
 
     #[test]

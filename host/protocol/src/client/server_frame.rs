@@ -49,6 +49,9 @@ pub struct Delivery<'a> {
     /// The kind of message, if the publisher named one.
     #[serde(borrow, default, deserialize_with = "optional_string")]
     pub event: Option<Cow<'a, str>>,
+    /// The principal that published the message, in rooms whose deliveries name it.
+    #[serde(borrow, default, deserialize_with = "optional_string")]
+    pub from: Option<Cow<'a, str>>,
     /// When the server stored the message, in Unix milliseconds.
     pub time: u64,
     /// The JSON text of `data`, byte for byte.
@@ -106,6 +109,8 @@ struct FrameFields<'a> {
     offset: Option<u64>,
     #[serde(borrow, default, deserialize_with = "optional_string")]
     event: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "optional_string")]
+    from: Option<Cow<'a, str>>,
     time: Option<u64>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
@@ -134,13 +139,15 @@ pub fn parse(text: &str) -> Result<(Option<RequestId>, ServerFrame<'_>), Invalid
 }
 
 fn frame<'a>(text: &'a str, fields: FrameFields<'a>) -> serde_json::Result<ServerFrame<'a>> {
-    let FrameFields { kind, room, epoch, offset, event, time, data, duplicate, discarded, error, .. } =
-        fields;
+    let FrameFields {
+        kind, room, epoch, offset, event, from, time, data, duplicate, discarded, error, ..
+    } = fields;
     Ok(match &*kind {
         "message" => ServerFrame::Message(Delivery {
             room: required(room, "room")?,
             offset: required(offset, "offset")?,
             event,
+            from,
             time: required(time, "time")?,
             data: required(data, "data")?,
         }),

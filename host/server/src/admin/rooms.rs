@@ -4,7 +4,7 @@ use super::{
     api::{Api, ApiError, ApiResult, Caller, PageQuery, json_response, next_cursor, not_found, parse_limit},
     query::{self, QueryParameters},
 };
-use crate::hub::{charge_read, unavailable};
+use crate::hub::{RoomPolicyView, charge_read, unavailable};
 use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
@@ -30,6 +30,14 @@ pub(super) struct RoomView {
     summary: RoomSummary,
     /// The plugin that governs the room; `null` if none does.
     governor: Option<String>,
+}
+
+/// A room with what holds in it.
+#[derive(Serialize)]
+pub(super) struct RoomDetails {
+    #[serde(flatten)]
+    room: RoomView,
+    policy: RoomPolicyView,
 }
 
 #[derive(Serialize)]
@@ -59,13 +67,14 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     room: Result<Path<String>, PathRejection>,
-) -> ApiResult<RoomView> {
+) -> ApiResult<RoomDetails> {
     caller.require(Scope::Admin, "see rooms")?;
     let Path(room) = room?;
     let room = RoomName::parse(&room)?;
     let summary = api.services.hub.store.rooms.summary(&room).await.map_err(unavailable)?;
     let summary = summary.ok_or_else(|| unknown_room(&room))?;
-    Ok(Json(view(&api, summary)))
+    let policy = api.services.hub.policies.view(&room);
+    Ok(Json(RoomDetails { room: view(&api, summary), policy }))
 }
 
 /// `?epoch=E&offset=N&limit=L`

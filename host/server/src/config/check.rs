@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 use switchyard_plugin::PluginConfig;
+use switchyard_process::unit::show_size;
 use switchyard_protocol::room::is_valid_word;
 use switchyard_store::key::Digest;
 
@@ -21,23 +22,25 @@ pub(super) struct CheckError {
 }
 
 impl CheckError {
-    fn new(location: Location, message: impl Into<String>) -> Self {
+    pub(super) fn new(location: Location, message: impl Into<String>) -> Self {
         Self { location, message: message.into() }
     }
 }
 
-const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A year as `humantime` counts and prints it: 365.25 days.
-const YEAR: Duration = Duration::from_secs(31_557_600);
+pub(super) const YEAR: Duration = Duration::from_secs(31_557_600);
 /// The smallest `budget.memory`: one page of Wasm memory.
 const MIN_PLUGIN_MEMORY_BYTES: usize = 64 << 10;
 /// The largest `budget.instances`: each instance for rooms has a thread.
 const MAX_ROOM_INSTANCES: usize = 64;
 /// The length of a SHA-256 in hexadecimal.
 const DIGEST_LENGTH: usize = 64;
+/// The largest number of messages in the history of a room.
+pub(super) const MAX_HISTORY_MESSAGES: usize = 10_000_000;
 /// The smallest ratio of `session.outbox` to `session.message`.
 const MIN_MESSAGES_IN_OUTBOX: usize = 4;
 
@@ -81,13 +84,6 @@ impl<T: PartialOrd + Copy> Bounded<T> {
     }
 }
 
-/// A size with the largest unit in which it is a whole number.
-fn show_size(bytes: usize) -> String {
-    let unit = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let unit = unit.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
-    unit.map_or(format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
-}
-
 impl Config {
     /// Reports the first error.
     pub(super) fn check(&self, written: &Written) -> Result<(), CheckError> {
@@ -101,6 +97,7 @@ impl Config {
         self.check_keys(&mut errors);
         self.check_issuers(&mut errors);
         self.check_plugins(written, &mut errors);
+        self.check_room_entries(written, &mut errors);
         errors.extend(self.check_folder().err());
         errors.extend(self.check_signatures().err());
         errors.extend(self.check_sizes().err());
@@ -193,7 +190,7 @@ impl Config {
         ] {
             errors.extend(bounded.check(written, show_size).err());
         }
-        let (value, bounds) = (self.rooms.history.messages, [0, 10_000_000]);
+        let (value, bounds) = (self.rooms.history.messages, [0, MAX_HISTORY_MESSAGES]);
         let messages = Bounded { section: "rooms", key: "history", path: "history.messages", value, bounds };
         errors.extend(messages.check(written, |count| count).err());
     }

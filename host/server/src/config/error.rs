@@ -83,7 +83,7 @@ const TERMS: [(&str, &str); 16] = [
 ];
 
 /// Keys that are lists of tables.
-pub(super) const LISTS_OF_TABLES: [&str; 2] = ["key", "plugin"];
+pub(super) const LISTS_OF_TABLES: [&str; 3] = ["key", "plugin", "room"];
 
 /// The name of the key at which the parser stopped, as far as it can be told, and what is wrong there.
 pub(super) fn describe(text: &str, error: &toml::de::Error) -> (String, String) {

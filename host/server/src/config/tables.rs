@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 /// The tables of a configuration that have named keys. `*` stands for every item of a list, or every table in a
 /// table.
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 22] = [
     "server",
     "server.tls",
     "admin",
@@ -21,6 +21,8 @@ const TABLES: [&str; 20] = [
     "memory",
     "signatures",
     "cache",
+    "room.*",
+    "room.*.history",
     "key.*",
     "key.*.tags",
     "issuer.*",

@@ -63,6 +63,7 @@ impl Config {
                 ));
             }
         }
+        warnings.extend(self.hidden_room_entries());
         for (n, plugin) in self.plugins.iter().enumerate() {
             let name = plugin.name();
             let before: Vec<_> = self.plugins[..n].iter().flat_map(|plugin| &plugin.rooms).collect();

@@ -7,6 +7,7 @@ use super::{
     command::PolicyRequest,
     memory_exhausted, policy,
     refusals::outdated_governance,
+    room_policies::Offered,
     router::{PublishPermit, PublishRoute},
     stopping, unavailable,
 };
@@ -213,13 +214,13 @@ impl PublishStep {
 
     /// Passes a message to the store once its plugin has checked it. Ready with the next step.
     fn poll_checked(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<PublishStep> {
-        let (message, parameters) = match self {
+        let (message, parameters, was_checked) = match self {
             PublishStep::Checking(answer, parameters) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
-                (answer.unwrap_or_else(|_| Err(stopping())), parameters)
+                (answer.unwrap_or_else(|_| Err(stopping())), parameters, true)
             }
             PublishStep::Waiting(message, parameters) => {
-                (Ok(message.take().expect("polled once")), parameters)
+                (Ok(message.take().expect("polled once")), parameters, false)
             }
             PublishStep::Storing(_) | PublishStep::Discarded(..) | PublishStep::Done(_) => {
                 return Poll::Pending;
@@ -245,6 +246,11 @@ impl PublishStep {
             if !hub.gate.is_open() {
                 return Err(outdated_governance(&room));
             }
+            let policy = hub.policies.of(&room);
+            if was_checked {
+                let offered = Offered { room: &room, principal: share.principal(), bytes: data.len() };
+                hub.policies.take_rate(&policy, &offered, &hub.metrics, Instant::now())?;
+            }
             let message = Message {
                 room: &room,
                 event: event.as_deref(),
@@ -253,6 +259,7 @@ impl PublishStep {
                 idempotency_key: key.as_deref(),
                 needs_member: needs_member(&keys, &room),
                 names_publisher: route.governed.is_some(),
+                shows_sender: policy.sender,
             };
             hub.store(message, share, route)
         });
@@ -305,7 +312,8 @@ impl Hub {
         let Publisher { keys, share, key: publisher, via } = publisher;
         let Proposal { room, message: Publish { event, data, key, .. }, .. } = proposal;
         let (principal, data) = (share.principal(), data.get());
-        self.allowances.take(principal, data.len(), Instant::now())?;
+        let now = Instant::now();
+        self.allowances.take(principal, data.len(), now)?;
         let route = self.router.publish_route(&room)?;
         if !self.gate.is_open() {
             return Err(outdated_governance(&room));
@@ -317,9 +325,12 @@ impl Hub {
             return Err(policy::ungoverned_closed(&room));
         }
         let needs_check = route.governed.as_ref().is_some_and(|governed| governed.wants_publishes());
+        let policy = self.policies.of(&room);
         // Otherwise the plugin gives the canonical name of the room first.
         if !needs_check {
             publisher.require_in(Verb::Publish, &room)?;
+            let offered = Offered { room: &room, principal, bytes: data.len() };
+            self.policies.take_rate(&policy, &offered, &self.metrics, now)?;
         }
         if !needs_check && self.observers.are_there() {
             let (event, idempotency_key) = (event.as_deref().unwrap_or_default(), key.as_deref());
@@ -337,6 +348,7 @@ impl Hub {
                 idempotency_key: key.as_deref(),
                 needs_member: needs_member(&keys.load(), &room),
                 names_publisher: route.governed.is_some(),
+                shows_sender: policy.sender,
             };
             return self.store(message, share, route);
         }

@@ -23,6 +23,7 @@ use super::{
     policy::Policy,
     room::{Delivered, NewSeat, Room, Verdicts},
     room_entry::{RoomEntry, SeatRequest, WaitingJoin},
+    room_policies::RoomPolicies,
     router::{Router, ShardId},
 };
 use crate::metrics::Metrics;
@@ -62,6 +63,7 @@ pub(super) struct Shard {
     pub(super) router: Weak<Router>,
     pub(super) store: Store,
     pub(super) metrics: Metrics,
+    pub(super) policies: Arc<RoomPolicies>,
     pub(super) observers: Arc<Observers>,
     /// Number of messages that wait for this shard.
     pub(super) backlog: Arc<AtomicUsize>,

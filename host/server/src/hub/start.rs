@@ -9,6 +9,7 @@ use super::{
     governance_gate::GovernanceGate,
     governed_rooms::GovernedRooms,
     policy::{ClosedReason, Policy, Ungoverned},
+    room_policies::RoomPolicies,
     router::{Router, ShardHandle, ShardId, SlotId},
     shard::Shard,
 };
@@ -33,6 +34,8 @@ pub(crate) struct HubConfig {
     pub memory: Arc<MemoryAccount>,
     /// The vital tasks of the node, which include the shards.
     pub vitals: VitalTasks,
+    /// What holds in which rooms.
+    pub policies: Arc<RoomPolicies>,
 }
 
 /// How many connections may ask plugins at a time whether they may take a session over. The plugins have one
@@ -50,7 +53,7 @@ impl Hub {
     where
         StoreFuture: Future<Output = Result<Store, E>>,
     {
-        let HubConfig { ungoverned, message_bytes, cores, memory, vitals } = config;
+        let HubConfig { ungoverned, message_bytes, cores, memory, vitals, policies } = config;
         let (mut handles, mut receivers) = (vec![], vec![]);
         for _ in 0..cores {
             let (queue, receiver) = mpsc::unbounded_channel();
@@ -71,6 +74,7 @@ impl Hub {
             connections,
             metrics,
             memory,
+            policies,
             ungoverned,
             message_bytes,
             cores,
@@ -147,6 +151,7 @@ impl Hub {
             router: Arc::downgrade(&self.router),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
+            policies: self.policies.clone(),
             observers: self.observers.clone(),
             backlog: handle.backlog.clone(),
             message_bytes: self.message_bytes,

@@ -19,9 +19,10 @@ pub(super) async fn hub(cores: usize) -> Arc<Hub> {
         cores,
         memory: memory.clone(),
         vitals: VitalTasks::default(),
+        policies: Default::default(),
     };
     let retention = Retention {
-        history: HistoryConfig::default(),
+        history: HistoryConfig::default().into(),
         session_ttl: Duration::from_secs(60),
         idempotency_key_ttl: Duration::from_secs(60),
     };

@@ -1,5 +1,5 @@
 //! Reloads the configuration of a running node, on SIGHUP and when files change, and passes the new settings
-//! to the tasks that apply them: keys and tiers, the certificate, and plugins. Waits for none of these tasks.
+//! to what applies them: keys and tiers, the policies of rooms, the certificate, and plugins. Waits for none of these tasks.
 //! An invalid file changes nothing, and what takes effect only after a restart is logged.
 
 use super::{
@@ -14,7 +14,7 @@ use crate::{
     admin::{ReloadOptions, ReloadReport, ReloadRequest, Status},
     blocking::THREAD_RETRY_DELAY,
     config::Config,
-    hub::conflict,
+    hub::{RoomPolicies, conflict},
     listener::{Certificate, Tls, TlsConfig},
     metrics::Metrics,
     rollout::Rollout,
@@ -33,6 +33,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How often keys are read from the store. A change must take effect within a second.
 const KEY_POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a changed `[[room]]` entry is called.
+const ROOM_POLICIES: &str = "policies of rooms";
 
 /// Reloads files for ever.
 pub(super) async fn run(node: Node, status: Arc<Status>) {
@@ -61,6 +64,7 @@ pub(super) async fn run(node: Node, status: Arc<Status>) {
         config,
         key_changes,
         plugins,
+        policies: services.hub.policies.clone(),
         certificate,
         status,
         metrics,
@@ -159,6 +163,7 @@ struct Reloader {
     stored: EnforcedStoredKeys,
     key_changes: mpsc::UnboundedSender<KeyChange>,
     plugins: PluginTasks,
+    policies: Arc<RoomPolicies>,
     rollout: Arc<Rollout>,
     certificate: watch::Sender<Option<TlsConfig>>,
     status: Arc<Status>,
@@ -186,6 +191,7 @@ impl Reloader {
                 if self.apply_keys(&config) {
                     changes.push("keys and tiers".to_owned());
                 }
+                changes.extend(self.apply_rooms(&config));
                 self.report_restart_needed(&config);
                 if matches!(cause, ReloadCause::Call { clears_history: true, .. }) {
                     self.rollout.clear_history_with_next_change();
@@ -307,6 +313,17 @@ impl Reloader {
     }
 
     /// Returns what has changed.
+    fn apply_rooms(&mut self, config: &Config) -> Option<String> {
+        let has_changed = config.room_entries != self.config.room_entries;
+        if has_changed {
+            self.config.room_entries = config.room_entries.clone();
+            // What entries inherit is as the node has started with it.
+            self.policies.replace(self.config.room_policies());
+        }
+        has_changed.then(|| ROOM_POLICIES.to_owned())
+    }
+
+    /// Returns what has changed.
     fn apply_plugins(&mut self, config: Config) -> Vec<String> {
         let changes = self.changed_plugins(&config);
         (self.config.plugins, self.config.signatures) = (config.plugins, config.signatures);
@@ -317,7 +334,9 @@ impl Reloader {
     fn changes(&self, config: &Config) -> Vec<String> {
         let keys = ConfiguredKeys::of(config) != ConfiguredKeys::of(&self.config);
         let keys = keys.then(|| "keys and tiers".to_owned());
-        keys.into_iter().chain(self.changed_plugins(config)).collect()
+        let rooms = config.room_entries != self.config.room_entries;
+        let rooms = rooms.then(|| ROOM_POLICIES.to_owned());
+        keys.into_iter().chain(rooms).chain(self.changed_plugins(config)).collect()
     }
 
     fn changed_plugins(&self, config: &Config) -> Vec<String> {

@@ -111,7 +111,8 @@ impl ClientSession {
                 let decision = match request::parse(text) {
                     Ok((id, request)) => {
                         let allowed = self.count_request(&request).and_then(|()| self.current_key());
-                        let decided = allowed.and_then(|key| self.state.decide(id, request, &key));
+                        let decided =
+                            allowed.and_then(|key| self.state.decide(id, request, &key, &hub.policies));
                         let decided = decided.and_then(|decision| self.charge(&decision).map(|()| decision));
                         decided.unwrap_or_else(|refusal| self.refused(id, refusal))
                     }

@@ -5,7 +5,10 @@ use super::{
     client_session::rejected,
     pending_join::{JoinOptions, JoinState, PendingJoin, named_twice},
 };
-use crate::{hub::Seat, key::Key};
+use crate::{
+    hub::{RoomPolicies, Seat},
+    key::Key,
+};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -117,6 +120,7 @@ impl SessionState {
         id: Option<Id<'a>>,
         request: Request<'a>,
         key: &Key,
+        policies: &RoomPolicies,
     ) -> Result<Decision<'a>, Refusal> {
         Ok(match request {
             Request::Ping => Decision::Reply(reply::pong(id, unix_ms())),
@@ -149,6 +153,7 @@ impl SessionState {
                     RoomKind::Broadcast => key.require(Scope::Admin, "see the members of '*'")?,
                     RoomKind::Inbox | RoomKind::Ordinary => key.require_in(Verb::Subscribe, &room)?,
                 }
+                policies.check_members(&room, &key)?;
                 Decision::Members { id, room }
             }
             Request::History { room, since, limit } => {

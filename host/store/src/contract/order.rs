@@ -19,6 +19,7 @@ pub(super) async fn overlapping_publishes_keep_their_order(s: Subject) {
             idempotency_key: key,
             needs_member: false,
             names_publisher: false,
+            shows_sender: false,
         }));
         let is_again = n % 3 == 0 && n > 0;
         newest += u64::from(!is_again);
@@ -35,6 +36,7 @@ pub(super) async fn overlapping_publishes_keep_their_order(s: Subject) {
             idempotency_key: None,
             needs_member,
             names_publisher: false,
+            shows_sender: false,
         }));
         // In this room, only messages that need no member are published.
         let others = n - n / 5;

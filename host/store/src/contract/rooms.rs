@@ -42,6 +42,7 @@ pub(super) async fn a_message_that_needs_a_member_is_published_only_while_there_
             idempotency_key: key,
             needs_member: true,
             names_publisher: false,
+            shows_sender: false,
         };
         s.store
             .broker

@@ -2,7 +2,10 @@
 //! rooms.
 
 use super::members::MemberTable;
-use crate::{History, Membership, Message, PageLimit, Retention, RoomSummary, SessionToken, random::random};
+use crate::{
+    History, HistoryConfig, Membership, Message, PageLimit, Retention, RoomSummary, SessionToken,
+    random::random,
+};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Bound,
@@ -14,7 +17,7 @@ use switchyard_protocol::{Position, Publication, unix_ms};
 use tokio::time::Instant;
 
 /// Bytes of memory that a room takes without its name, messages, keys and members, roughly, as measured.
-const ROOM_BYTES: usize = 800;
+const ROOM_BYTES: usize = 840;
 /// Bytes of memory that an idempotency key takes beside its text, roughly, as measured.
 const IDEMPOTENCY_KEY_BYTES: usize = 192;
 
@@ -52,6 +55,9 @@ pub(super) struct RoomLog {
     history: VecDeque<HeldMessage>,
     /// The size of all messages in `history`.
     history_bytes: usize,
+    /// How much of the history is kept, and the generation of the policies that say so.
+    policy: HistoryConfig,
+    policy_generation: u64,
     /// The offset of the message that each idempotency key was first used for.
     offsets_by_key: HashMap<ScopedKey, u64>,
     /// The same keys by that offset. All keys live equally long, so the order is also that in which they
@@ -78,6 +84,8 @@ impl RoomLog {
             newest: 0,
             history: VecDeque::new(),
             history_bytes: 0,
+            policy: HistoryConfig::default(),
+            policy_generation: 0,
             offsets_by_key: HashMap::new(),
             keys_by_offset: BTreeMap::new(),
             members: MemberTable::default(),
@@ -132,16 +140,28 @@ impl RoomLog {
         self.newest += 1;
         self.last_used = now;
         let (name, epoch) = (self.name.clone(), self.epoch.clone());
-        let publication = Publication::new(name, epoch, self.newest, unix_ms(), message.event, message.data)
-            .with_publisher(message.named_publisher().cloned());
+        let (event, data, time) = (message.event, message.data, unix_ms());
+        let publication = match message.shows_sender {
+            true => Publication::from_sender(
+                name,
+                epoch,
+                self.newest,
+                time,
+                event,
+                data,
+                message.principal.clone(),
+            ),
+            false => Publication::new(name, epoch, self.newest, time, event, data)
+                .with_publisher(message.named_publisher().cloned()),
+        };
         let charge = self.account.charge(MemoryKind::History, publication.size());
         let publication = Arc::new(publication.with_guard(charge));
         let share = self.share(message.principal);
-        if config.history.messages > 0 {
+        if self.policy.messages > 0 {
             self.history_bytes += publication.size();
             let claim = share.claim(publication.size());
             self.history.push_back(HeldMessage { since: now, publication: publication.clone(), claim });
-            while self.history.len() > config.history.messages || self.history_bytes > config.history.bytes {
+            while self.history.len() > self.policy.messages || self.history_bytes > self.policy.bytes {
                 self.drop_oldest();
             }
         }
@@ -162,10 +182,15 @@ impl RoomLog {
         }
     }
 
-    /// Removes messages and keys that have expired. Returns how many there were.
+    /// Removes messages and keys that have expired. Returns how many there were. Afterwards, the history policies
+    /// of this moment hold.
     pub(super) fn trim(&mut self, config: &Retention, now: Instant) -> usize {
+        let generation = config.history.generation();
+        if self.policy_generation != generation {
+            (self.policy, self.policy_generation) = (config.history.of(&self.name), generation);
+        }
         let count = self.history.len() + self.keys_by_offset.len();
-        while self.history.front().is_some_and(|held| now.duration_since(held.since) >= config.history.age) {
+        while self.history.front().is_some_and(|held| now.duration_since(held.since) >= self.policy.age) {
             self.drop_oldest();
         }
         if self.history.is_empty() {

@@ -17,7 +17,7 @@ async fn the_memory_store_passes_the_contract() {
 #[tokio::test(start_paused = true)]
 async fn an_unused_room_is_forgotten() {
     let retention = Retention {
-        history: HistoryConfig::default(),
+        history: HistoryConfig::default().into(),
         session_ttl: Duration::from_secs(120),
         idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
     };
@@ -33,6 +33,7 @@ async fn an_unused_room_is_forgotten() {
             idempotency_key: None,
             needs_member: false,
             names_publisher: false,
+            shows_sender: false,
         })
         .await
         .unwrap();
@@ -46,7 +47,7 @@ async fn an_unused_room_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn rooms_that_were_only_visited_are_forgotten_within_a_minute() {
     let retention = Retention {
-        history: HistoryConfig::default(),
+        history: HistoryConfig::default().into(),
         session_ttl: Duration::from_secs(120),
         idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
     };
@@ -90,7 +91,7 @@ async fn rooms_that_were_only_visited_are_forgotten_within_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn a_membership_is_charged_once_with_its_current_filter() {
     let retention = Retention {
-        history: HistoryConfig::default(),
+        history: HistoryConfig::default().into(),
         session_ttl: Duration::from_secs(120),
         idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
     };

@@ -94,7 +94,12 @@ impl Context {
         let lease_expiry = Arc::new(LeaseExpiry::default());
         let fullest_server = Arc::new(FullestServer::default());
         Arc::new(Self {
-            rooms: RedisRooms { link: link.clone(), names: names.clone(), retention, memory: memory.clone() },
+            rooms: RedisRooms {
+                link: link.clone(),
+                names: names.clone(),
+                retention: retention.clone(),
+                memory: memory.clone(),
+            },
             members: MemberWriter::new(&link, &names, &retention),
             acknowledgements: Acknowledgements::new(&link, &names),
             connections: ClusterConnectionCounts::new(
@@ -105,7 +110,7 @@ impl Context {
                 &redis_clock,
                 &lease_expiry,
             ),
-            usage: Arc::new(RedisUsage::new(retention, &fullest_server, &memory)),
+            usage: Arc::new(RedisUsage::new(retention.clone(), &fullest_server, &memory)),
             recent_keys: Arc::default(),
             fullest_server,
             link,

@@ -1,7 +1,8 @@
 //! The format of a message in the log of a room and on its channel: `EPOCH OFFSET TIME PREVIOUS LENGTH `,
 //! then the event, which has LENGTH bytes, then the data. PREVIOUS is the time of the message before it in
 //! the room. Without an event, LENGTH is `-`. In a room with a plugin, LENGTH is followed by `@` and the principal
-//! that published the message.
+//! that published the message. If deliveries name the principal, it is `@!` instead. A node of a version that does
+//! not know this delivers the message without the name.
 
 use std::sync::Arc;
 use switchyard_process::memory::{MemoryAccount, MemoryKind};
@@ -9,11 +10,19 @@ use switchyard_protocol::{Position, Publication};
 
 /// The part of the format that a node knows when it publishes a message: from LENGTH on. The script adds what
 /// comes before.
-pub(super) fn encode_body(event: Option<&str>, publisher: Option<&str>, data: &str) -> Vec<u8> {
+pub(super) fn encode_body(
+    event: Option<&str>,
+    publisher: Option<&str>,
+    shows_sender: bool,
+    data: &str,
+) -> Vec<u8> {
     let length = event.map(|event| event.len().to_string());
     let (length, event) = (length.as_deref().unwrap_or("-"), event.unwrap_or_default());
     match publisher {
-        Some(publisher) => [length, "@", publisher, " ", event, data].concat().into_bytes(),
+        Some(publisher) => {
+            let mark = if shows_sender { "@!" } else { "@" };
+            [length, mark, publisher, " ", event, data].concat().into_bytes()
+        }
         None => [length, " ", event, data].concat().into_bytes(),
     }
 }
@@ -42,7 +51,7 @@ pub(super) fn decode(
     let previous_time = parts.next()?.parse().ok()?;
     let (length, rest) = (parts.next()?, parts.next()?);
     let (length, publisher) = match length.split_once('@') {
-        Some((length, publisher)) => (length, Some(publisher.into())),
+        Some((length, publisher)) => (length, Some(publisher)),
         None => (length, None),
     };
     let (event, data) = match length {
@@ -52,8 +61,13 @@ pub(super) fn decode(
             (Some(event), data)
         }
     };
-    let publication =
-        Publication::new(room.clone(), epoch, offset, time, event, data).with_publisher(publisher);
+    let publication = match publisher.map(|publisher| (publisher, publisher.strip_prefix('!'))) {
+        Some((_, Some(sender))) => {
+            Publication::from_sender(room.clone(), epoch, offset, time, event, data, sender.into())
+        }
+        publisher => Publication::new(room.clone(), epoch, offset, time, event, data)
+            .with_publisher(publisher.map(|(publisher, _)| publisher.into())),
+    };
     let charge = account.charge(kind, publication.size());
     Some(LogEntry { publication: Arc::new(publication.with_guard(charge)), previous_time })
 }
@@ -91,15 +105,17 @@ mod tests {
     #[test]
     fn an_encoded_message_is_decoded() {
         let account = MemoryAccount::unlimited();
-        for (event, publisher, data) in [
-            (None, None, "1"),
-            (Some(""), None, "{}"),
-            (Some("a b"), Some("acme"), "{\"a\": \" \"}"),
-            (Some("é"), None, "\"é\""),
-            (None, Some("a@b"), "[\"@\"]"),
+        for (event, publisher, shows_sender, data) in [
+            (None, None, false, "1"),
+            (Some(""), None, false, "{}"),
+            (Some("a b"), Some("acme"), false, "{\"a\": \" \"}"),
+            (Some("é"), None, false, "\"é\""),
+            (None, Some("a@b"), false, "[\"@\"]"),
+            (Some("e"), Some("acme"), true, "[\"@!\"]"),
+            (None, Some("a.b"), true, "2"),
         ] {
             let mut bytes = b"k3f9 7 1760000000001 1760000000000 ".to_vec();
-            bytes.extend(encode_body(event, publisher, data));
+            bytes.extend(encode_body(event, publisher, shows_sender, data));
             let LogEntry { publication: message, previous_time } =
                 decode(&"r".into(), &bytes, &account, MemoryKind::Replays).unwrap();
             assert_eq!(
@@ -107,7 +123,7 @@ mod tests {
                 (event, data, 1760000000000)
             );
             assert_eq!((&*message.epoch, message.offset, message.time), ("k3f9", 7, 1760000000001));
-            assert_eq!(message.publisher.as_deref(), publisher);
+            assert_eq!((message.publisher.as_deref(), message.shows_sender()), (publisher, shows_sender));
         }
         for bad in ["", "k 1 2 3 -", "k x 2 3 - 1", "k 1 2 3 9 ab", "k 1 2 3 1 é"] {
             assert!(decode(&"r".into(), bad.as_bytes(), &account, MemoryKind::Replays).is_none(), "{bad}");

@@ -73,7 +73,8 @@ impl RedisRooms {
         limit: PageLimit,
         keep: Duration,
     ) -> Result<LogPage, Unavailable> {
-        let read = LogRead { after, limit, age: self.retention.history.age, keep, new_epoch: new_epoch("") };
+        let age = self.retention.history.of(room).age;
+        let read = LogRead { after, limit, age, keep, new_epoch: new_epoch("") };
         scripts::read_log(&self.link, &self.names, &self.memory, room, read).await
     }
 
@@ -98,7 +99,7 @@ impl RedisRooms {
 
     /// `None` if the room does not exist.
     pub(super) async fn summary(&self, room: &str) -> Result<Option<RoomSummary>, Unavailable> {
-        scripts::summary(&self.link, &self.names, room, self.retention.history.age).await
+        scripts::summary(&self.link, &self.names, room, self.retention.history.of(room).age).await
     }
 }
 

@@ -179,7 +179,11 @@ fn count(metrics: &StoreMetrics, command: &str) -> u64 {
 
 fn retention() -> Retention {
     let history = HistoryConfig::default();
-    Retention { history, session_ttl: Duration::from_secs(120), idempotency_key_ttl: IDEMPOTENCY_KEY_TTL }
+    Retention {
+        history: history.into(),
+        session_ttl: Duration::from_secs(120),
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    }
 }
 
 async fn connect(site: &Site) -> Result<Arc<RedisStore>, OpenError> {

@@ -1,11 +1,12 @@
-//! Checks whether a message may be published: first the publisher's quota, then the plugin. Does not store
-//! the message; the publisher does.
+//! Checks whether a message may be published: first the publisher's quota and the rate of the room, then the
+//! plugin. Does not store the message; the publisher does.
 
 use super::*;
 use crate::hub::{
     publish_pipeline::{CheckOutcome, CheckedMessage, UncheckedMessage},
     quotas::too_many_rooms,
     refusals::wire_refusal,
+    room_policies::Offered,
 };
 use switchyard_plugin::{PluginFunction, PublishRequest, Verdict};
 use switchyard_process::lock::LockExt;
@@ -49,6 +50,8 @@ impl Shard {
             }
             taken.unwrap_or_else(|| Err(too_many_rooms(&room)))?;
         }
+        let offered = Offered { room: &room, principal: &principal.id, bytes: data.len() };
+        self.policies.check_rate(&offered, &self.metrics, Instant::now())?;
         let idempotency_key = idempotency_key.as_deref();
         let repeated =
             idempotency_key.and_then(|key| self.store.broker.find_stored(&room, &principal.id, key));

@@ -1,5 +1,5 @@
 //! What a new configuration would remove that no ordinary change removes: keys, expiries, signatures, pinned
-//! digests, all plugins, and the only plugin of a room that is open without one. Does not decide what to do
+//! digests, all policies of rooms, all plugins, and the only plugin of a room that is open without one. Does not decide what to do
 //! about it.
 
 use crate::token::IssuerConfig;
@@ -14,6 +14,8 @@ pub(crate) struct ProtectedSettings<'a> {
     pub configured: ConfiguredKeys,
     pub trust: &'a Trust,
     pub plugins: &'a [PluginConfig],
+    /// How many `[[room]]` entries there are.
+    pub room_entries: usize,
     /// Whether rooms without a plugin are open on any node.
     pub opens_ungoverned: bool,
 }
@@ -25,6 +27,7 @@ impl<'a> ProtectedSettings<'a> {
             configured: ConfiguredKeys::of(config),
             trust: &config.signatures,
             plugins: &config.plugins,
+            room_entries: config.room_entries.len(),
             opens_ungoverned: config.rooms.ungoverned == Ungoverned::Open,
         }
     }
@@ -39,6 +42,7 @@ impl<'a> ProtectedSettings<'a> {
         losses.extend(self.lost_issuers(after));
         losses.extend(self.lost_trust(after));
         losses.extend(self.lost_pins(after));
+        losses.extend(self.lost_room_entries(after));
         losses.extend(self.lost_plugins(after).or_else(|| self.opened_rooms(after)));
         losses
     }
@@ -129,6 +133,15 @@ impl<'a> ProtectedSettings<'a> {
         let lost: Vec<_> = before.intersection(&after).cloned().collect();
         let plugins = if lost.len() == 1 { "plugin" } else { "plugins" };
         (!lost.is_empty()).then(|| format!("remove the sha256 of {plugins} {}", lost.join(" and ")))
+    }
+
+    /// All policies of rooms: histories would shrink for good, and members be shown.
+    fn lost_room_entries(&self, after: &Self) -> Option<String> {
+        match (self.room_entries, after.room_entries) {
+            (1, 0) => Some("remove the only [[room]] entry".to_owned()),
+            (2.., 0) => Some(format!("remove all {} [[room]] entries", self.room_entries)),
+            _ => None,
+        }
     }
 
     /// All plugins.
@@ -237,6 +250,19 @@ mod tests {
         }
         assert_eq!(losses(&keys("ab"), "", &keys("ab")), "", "they are in the store");
         assert_eq!(losses(&keys("ab"), "", &keys("cdefgh")), "remove all 2 keys");
+    }
+
+    #[test]
+    fn losing_all_policies_of_rooms_is_a_loss() {
+        let entries =
+            |names: &str| names.chars().map(|name| format!("[[room]]\nmatch = \"{name}\"\n")).collect();
+        let lost = |before: &str, after: &str| {
+            let [before, after]: [String; 2] = [entries(before), entries(after)];
+            losses(&before, &after, "")
+        };
+        assert_eq!([lost("", "a"), lost("ab", "b"), lost("a", "b")], ["", "", ""]);
+        assert_eq!(lost("a", ""), "remove the only [[room]] entry");
+        assert_eq!(lost("abc", ""), "remove all 3 [[room]] entries");
     }
 
     #[test]

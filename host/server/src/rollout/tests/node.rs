@@ -46,6 +46,7 @@ impl TestNode {
             cores: 2,
             memory: MemoryAccount::unlimited(),
             vitals: Default::default(),
+            policies: Default::default(),
         };
         let plugins = registry.clone();
         let store = async |_| Ok::<_, Infallible>(Store { plugins, ..memory_store() });

@@ -15,7 +15,7 @@ use tokio::sync::{Barrier, Semaphore};
 
 pub(super) fn memory_store() -> Store {
     let retention = Retention {
-        history: HistoryConfig::default(),
+        history: HistoryConfig::default().into(),
         session_ttl: IDEMPOTENCY_KEY_TTL,
         idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
     };

@@ -13,7 +13,7 @@ fn store(messages: usize) -> (Arc<MemoryStore>, Arc<MemoryAccount>) {
     let account = MemoryAccount::new(LIMIT);
     let history = HistoryConfig { messages, ..HistoryConfig::default() };
     let retention = Retention {
-        history,
+        history: history.into(),
         session_ttl: Duration::from_secs(120),
         idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
     };
@@ -33,6 +33,7 @@ async fn publish(store: &MemoryStore, n: u32, data: &str, key: Option<&str>) -> 
         idempotency_key: key,
         needs_member: false,
         names_publisher: false,
+        shows_sender: false,
     };
     let stored = store.publish(message).await.unwrap().unwrap();
     (stored.position, stored.duplicate)
@@ -103,7 +104,7 @@ async fn a_room_with_more_keys_than_a_page_is_evicted_to_the_last_page() {
     let account = MemoryAccount::new(16 * LIMIT);
     let history = HistoryConfig { messages: 0, ..HistoryConfig::default() };
     let retention = Retention {
-        history,
+        history: history.into(),
         session_ttl: Duration::from_secs(120),
         idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
     };

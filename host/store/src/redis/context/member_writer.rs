@@ -29,10 +29,11 @@ pub(crate) struct MemberWriter {
 
 impl MemberWriter {
     pub(crate) fn new(link: &Arc<Link>, names: &Names, retention: &Retention) -> Self {
-        let keep = IN_USE_TTL + retention.history.age;
-        let (link, names) = (link.clone(), names.clone());
-        let changes =
-            Batcher::new(move |room, entries| write_batch(link.clone(), names.clone(), keep, room, entries));
+        let (link, names, history) = (link.clone(), names.clone(), retention.history.clone());
+        let changes = Batcher::new(move |room: RoomName, entries| {
+            let keep = IN_USE_TTL + history.of(&room).age;
+            write_batch(link.clone(), names.clone(), keep, room, entries)
+        });
         Self { changes }
     }
 

@@ -116,7 +116,8 @@ impl RedisUsage {
             if let Some(length) = key {
                 sums.add_until(share.principal(), KEY_BYTES + length, until(*idempotency_key_ttl));
             }
-            rooms.add_message(room, share, bytes, until(history.age), history, sums)
+            let history = history.of(room);
+            rooms.add_message(room, share, bytes, until(history.age), &history, sums)
         };
         added += key.map_or(0, |length| KEY_BYTES + length);
         self.server.added(added);
@@ -225,7 +226,7 @@ mod tests {
         let server = Arc::new(FullestServer::default());
         server.set(ServerMemory { used: 0, limit });
         Arc::new(RedisUsage::new(
-            Retention { history, session_ttl: SESSION_TTL, idempotency_key_ttl: key },
+            Retention { history: history.into(), session_ttl: SESSION_TTL, idempotency_key_ttl: key },
             &server,
             account,
         ))

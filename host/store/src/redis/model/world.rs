@@ -143,7 +143,7 @@ impl World {
         let end = NetworkEnd { network: self.network.clone(), process, clustered: self.clustered };
         let link = Link::modelled(self.metrics.clone(), end);
         let retention = Retention {
-            history: HistoryConfig { messages: 10, age: Duration::from_secs(60), bytes: 1 << 20 },
+            history: HistoryConfig { messages: 10, age: Duration::from_secs(60), bytes: 1 << 20 }.into(),
             session_ttl: SESSION_TTL,
             idempotency_key_ttl: Duration::from_secs(60),
         };

@@ -110,7 +110,8 @@ impl PublishQueue {
     pub(crate) fn publish(self: &Arc<Self>, message: Message<'_>) -> PendingPublish {
         let (result, pending) = oneshot::channel();
         let publisher = message.named_publisher().map(|publisher| &**publisher);
-        let body = Bytes::from(log_entry::encode_body(message.event, publisher, message.data));
+        let body = log_entry::encode_body(message.event, publisher, message.shows_sender, message.data);
+        let body = Bytes::from(body);
         let context = &self.context;
         let queued = QueuedMessage {
             _reserved: context.usage.publishing(message.room, message.principal, body.len()),

@@ -61,7 +61,7 @@ pub(crate) async fn publish<'a>(
     messages: impl ExactSizeIterator<Item = BatchMessage<'a>>,
 ) -> Result<PublishReply, Unavailable> {
     let PublishBatch { room, new_epoch, deadline, name, unconfirmed } = batch;
-    let (history, count, mut keys) = (&retention.history, messages.len(), rooms::keys(names, room));
+    let (history, count, mut keys) = (retention.history.of(room), messages.len(), rooms::keys(names, room));
     let mut arguments = vec![
         new_epoch.into(),
         arguments::integer(history.messages as u64),

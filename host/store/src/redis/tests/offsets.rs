@@ -11,6 +11,7 @@ fn message<'a>(room: &'a RoomName, who: &'a Arc<str>, key: Option<&'a str>) -> M
         idempotency_key: key,
         needs_member: false,
         names_publisher: false,
+        shows_sender: false,
     }
 }
 

@@ -16,6 +16,7 @@ fn begin(store: &RedisStore, who: &str, room: &str) -> PendingPublish {
         idempotency_key: None,
         needs_member: false,
         names_publisher: false,
+        shows_sender: false,
     };
     store.publish(message)
 }
