@@ -23,7 +23,7 @@ const FLOORS: [&[&str]; 17] = [
     &["hot"],
     &["hub"],
     &["outbox"],
-    &["limits"],
+    &["limits", "audit"],
     // The bottom floor: types that all other modules use. Each may use those listed after it.
     &["metrics"],
     &["limit_mode"],

@@ -1,5 +1,6 @@
 //! Several nodes on one Redis, all as real processes.
 
+mod bans;
 mod clocks;
 mod databases;
 mod death;

@@ -1,6 +1,8 @@
 //! All tests over real sockets.
 
 mod admin;
+mod audit;
+mod bans;
 mod cache;
 mod cli;
 mod compiling;

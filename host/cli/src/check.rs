@@ -95,6 +95,9 @@ fn check(args: CheckArgs) -> anyhow::Result<()> {
     if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
         problems.push(at_line(find_key(text, "server", "tls").start, error.to_string()));
     }
+    if let Err(error) = config.audit.check() {
+        problems.push(at_line(find_key(text, "audit", "file").start, error.to_string()));
+    }
     if let Err(error) = config.cache.check() {
         problems.push(at_line(find_key(text, "cache", "folder").start, error.to_string()));
     }

@@ -7,6 +7,7 @@
 
 mod admin_client;
 mod api_key;
+mod ban;
 mod check;
 pub mod client;
 mod count;
@@ -43,7 +44,13 @@ enum Command {
     /// Create API keys and manage those in the store
     #[command(subcommand)]
     Key(key::KeyCommand),
-    /// Check user tokens
+    /// Ban principals on all nodes
+    #[command(subcommand)]
+    Principal(ban::PrincipalCommand),
+    /// Ban addresses on all nodes
+    #[command(subcommand)]
+    Address(ban::AddressCommand),
+    /// Check user tokens, and revoke them on all nodes
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Publish one message, or a recorded feed at its original pace
@@ -61,6 +68,8 @@ impl Cli {
             Command::Serve(args) => serve::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Key(command) => key::run(command).await,
+            Command::Principal(command) => ban::principal(command).await,
+            Command::Address(command) => ban::address(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Listen(args) => listen::run(args).await,

@@ -1,18 +1,22 @@
-//! `switchyard token`: asks a node what it makes of a user token.
+//! `switchyard token`: asks a node what it makes of a user token, and revokes tokens on all nodes. The nodes do it; this
+//! calls one of them.
 
 use crate::{
     admin_client::{AdminArgs, AdminCall, AdminClient},
+    ban::{end, shown},
     output::print_line,
 };
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io::Read;
 
 #[derive(Subcommand)]
 pub(crate) enum TokenCommand {
     /// Say what a node makes of a token: whose it is, what it permits, or what is wrong with it
     Check(CheckArgs),
+    /// Revoke one token, or those that were issued to a principal so far; every node refuses them within a second
+    Revoke(RevokeArgs),
 }
 
 #[derive(Args)]
@@ -24,9 +28,32 @@ pub(crate) struct CheckArgs {
     admin: AdminArgs,
 }
 
+#[derive(Args)]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    which: RevokedTokens,
+    /// For how long they are remembered as revoked, at least as long as they would be valid [default: 24h]
+    #[arg(long = "for", value_name = "DURATION")]
+    duration: Option<String>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct RevokedTokens {
+    /// All tokens of this principal that were issued before now
+    #[arg(long)]
+    principal: Option<String>,
+    /// The token with this id, which is its claim `jti`
+    #[arg(long, value_name = "JTI")]
+    id: Option<String>,
+}
+
 pub(crate) async fn run(command: TokenCommand) -> anyhow::Result<()> {
     match command {
         TokenCommand::Check(args) => check(args).await,
+        TokenCommand::Revoke(args) => revoke(args).await,
     }
 }
 
@@ -82,6 +109,25 @@ fn describe(checked: &Value) -> Vec<String> {
     let expires = checked["expires"].as_u64().unwrap_or_default();
     lines.push(format!("expires    {}", switchyard_store::key::Expiry(expires)));
     lines
+}
+
+async fn revoke(args: RevokeArgs) -> anyhow::Result<()> {
+    let RevokeArgs { which: RevokedTokens { principal, id }, duration, admin } = args;
+    let fields = [("principal", principal), ("id", id), ("for", duration)];
+    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), Value::from(value?))));
+    let body = Value::from(Map::from_iter(given)).to_string().into_bytes();
+    let call = AdminCall { method: "POST", path: "/v1/tokens/revoke", signature: None, body };
+    let revoked = AdminClient::new(&admin)?.deploy(call).await?;
+    if admin.json {
+        print_line!("{revoked}")?;
+        return Ok(());
+    }
+    let (name, end) = (shown(&revoked["name"]), end(&revoked));
+    match shown(&revoked["kind"]) {
+        "tokens" => print_line!("the tokens that were issued to {name} so far are revoked until {end}")?,
+        _ => print_line!("token {name} is revoked until {end}")?,
+    }
+    Ok(())
 }
 
 #[cfg(test)]

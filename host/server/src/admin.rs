@@ -2,6 +2,7 @@
 //! metrics. Speaks plain HTTP, without TLS.
 
 mod api;
+mod bans;
 mod body;
 mod call_limiter;
 mod connections;
@@ -64,6 +65,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/rooms/{room}/messages/{offset}/receipt", get(rooms::receipt))
         .route("/v1/connections", get(connections::list))
         .route("/v1/connections/{id}", get(connections::show).delete(connections::end))
+        .route("/v1/bans", get(bans::list))
+        .route("/v1/principals/{principal}/ban", put(bans::ban_principal).delete(bans::unban_principal))
+        .route("/v1/addresses/{address}/ban", put(bans::ban_address).delete(bans::unban_address))
+        .route("/v1/tokens/revoke", post(bans::revoke_tokens))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/plugins/{name}", get(plugins::show).put(plugins::load).delete(slots::remove))
         .route("/v1/plugins/{name}/record", get(recording::record))

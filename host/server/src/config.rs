@@ -26,6 +26,7 @@ pub use warnings::is_world_readable;
 
 use crate::{
     admin::AdminConfig,
+    audit::AuditConfig,
     hub::{MembersAccess, RoomConfig, Ungoverned},
     key::Tier,
     limits::LimitsConfig,
@@ -53,6 +54,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// `[admin]`: the listener for operators.
     pub admin: AdminConfig,
+    /// `[audit]`: where it is written who changed what.
+    pub audit: AuditConfig,
     /// `[store]`: where rooms and sessions are stored.
     pub store: StoreConfig,
     /// `[rooms]`: what holds for all rooms.
@@ -157,6 +160,7 @@ impl Config {
         }
         files.extend(&mut self.cache.folder);
         files.extend(self.issuers.iter_mut().flat_map(|issuer| Arc::make_mut(issuer).files_mut()));
+        files.extend(&mut self.audit.file);
         files.into_iter().for_each(|file| *file = folder.join(&*file));
     }
 
@@ -165,6 +169,7 @@ impl Config {
         let pairs = [
             ("server", self.server == other.server),
             ("admin", self.admin == other.admin),
+            ("audit", self.audit == other.audit),
             ("store", self.store == other.store),
             ("rooms", self.rooms == other.rooms),
             ("session", self.session == other.session),
@@ -194,6 +199,8 @@ mod tests {
         tls = { certificate = "cert.pem", key = "key.pem" }
         [admin]
         listen = "127.0.0.1:9090"
+        [audit]
+        file = "audit.ndjson"
         [store]
         url = "memory"
         [rooms]

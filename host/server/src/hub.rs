@@ -6,6 +6,7 @@ mod catch_up;
 mod command;
 mod connect_authorizer;
 mod connections;
+mod denials;
 mod fair_semaphore;
 mod flush;
 mod governance_gate;
@@ -42,6 +43,7 @@ pub(crate) use connections::{
     CONNECTION_BYTES, Connection, Connections, Registration, close_for_drain, close_for_key,
     connection_limit_reached,
 };
+pub(crate) use denials::{DenialRefresh, EnforcedDenials};
 pub(crate) use observers::Observer;
 pub(crate) use paced_reads::charge_read;
 pub(crate) use pings::Confirmation;
@@ -58,6 +60,7 @@ pub(crate) use survey::{RoomSelector, Survey, SurveyJudge, SurveyedMember};
 pub(crate) use switchyard_store::Permit;
 
 use crate::{
+    audit::Audit,
     key::{Key, Keys},
     limits::Budget,
     metrics::Metrics,
@@ -103,7 +106,10 @@ const HISTORY_PAGE: PageLimit = PageLimit { messages: 256, bytes: 256 << 10 };
 pub(crate) struct Hub {
     pub store: Store,
     pub connections: Arc<Connections>,
+    /// Who is banned, and which tokens are revoked.
+    pub denials: EnforcedDenials,
     pub metrics: Metrics,
+    pub audit: Audit,
     /// How much memory this node uses and may use for clients.
     pub memory: Arc<MemoryAccount>,
     /// The tasks whose failure stops the node.

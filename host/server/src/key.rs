@@ -259,7 +259,7 @@ impl Key {
         Arc::new(Self { limits, ..Arc::unwrap_or_clone(Self::detached(principal)) })
     }
 
-    fn has_scope(&self, scope: Scope) -> bool {
+    pub(crate) fn has_scope(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }
 

@@ -9,6 +9,7 @@
 #![warn(missing_docs, unreachable_pub)]
 
 mod admin;
+mod audit;
 mod blocking;
 pub mod config;
 #[doc(hidden)]
@@ -30,6 +31,7 @@ mod token;
 mod validity;
 
 pub use admin::AdminListener;
+pub use audit::{AuditConfig, AuditFileError};
 pub use key::{DEFAULT_TIER, generate_key};
 pub use limits::raise_file_limit;
 pub use listener::Tls;

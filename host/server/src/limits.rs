@@ -36,6 +36,7 @@ use pending_connection::PendingClient;
 use proxies::TrustedProxies;
 use serde::Deserialize;
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use switchyard_store::denial::AddressRange;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -188,6 +189,11 @@ impl ClientLimits {
 
     pub(crate) fn count_limited(&self, limit: LimitKind) {
         self.metrics.count_limited(limit, LimitMode::Enforce);
+    }
+
+    /// Whether one of the addresses in a range is a trusted proxy.
+    pub(crate) fn trusts_some_of(&self, range: AddressRange) -> bool {
+        self.proxies.overlap(range)
     }
 
     /// Why this node can take no more clients, if it has run out of files.

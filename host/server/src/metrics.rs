@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub unauthenticated: Gauge,
     limited: Family<LimitLabel, Counter>,
     refused_keys: Family<ListenerLabel, Counter>,
+    /// Audit lines that are not in the file.
+    pub audit_lost: Counter,
     pub store: StoreMetrics,
 }
 
@@ -213,6 +215,7 @@ impl Default for Metrics {
             ),
             limited,
             refused_keys,
+            audit_lost: register!("audit_lost", "Audit lines that could not be written to the file"),
             store,
             registry: Arc::new(registry),
         }

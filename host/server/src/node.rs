@@ -2,10 +2,13 @@
 //! modules.
 
 mod config_source;
+mod denials;
 mod guard;
+mod key_audit;
 mod key_enforcer;
 mod plugins;
 mod reload;
+mod reload_reporter;
 mod watcher;
 
 pub use config_source::ConfigSource;
@@ -13,6 +16,7 @@ pub use watcher::{FileReader, ReadError};
 
 use crate::{
     admin::{AdminListener, ReloadHandle, ReloadRequest, Status},
+    audit::{Audit, AuditFileError},
     config::{Config, parse_stored_plugin},
     hub::{Hub, HubConfig, RoomPolicies, close_for_drain},
     limits::{Budgets, ClientLimits, FileBudget},
@@ -23,6 +27,7 @@ use crate::{
     token::TokenVerifier,
 };
 use arc_swap::ArcSwap;
+use denials::DenialFollower;
 use key_enforcer::{ConfiguredKeys, merge_keys};
 use std::{
     net::SocketAddr,
@@ -69,6 +74,9 @@ pub enum NodeError {
     /// The folder for compiled plugins is unusable.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The audit file cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditFileError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -85,6 +93,7 @@ pub struct Node {
     rollout: Arc<Rollout>,
     /// The keys in the store, in addition to those of the configuration.
     stored: StoredKeys,
+    denials: DenialFollower,
     tls: Option<Arc<Tls>>,
     limits: Arc<ClientLimits>,
     /// The node reports that it is not ready.
@@ -150,7 +159,9 @@ impl Node {
         admin.status.set_waiting_for("waiting for the store");
         let cache = config.cache.clone();
         let cache = reader.run(move || cache.open()).await??;
-        let hub = start_hub(&config, admin).await?;
+        let (audit, metrics) = (config.audit.clone(), admin.metrics.clone());
+        let audit = reader.run(move || Audit::open(&audit, &metrics)).await??;
+        let hub = start_hub(&config, admin, audit).await?;
         started_hub.set(hub.clone()).ok();
         let rollout = RolloutConfig {
             plugins: config.plugins.clone(),
@@ -172,17 +183,19 @@ impl Node {
         let tokens = Arc::<TokenVerifier>::default();
         tokens.set_issuers(&config.issuers);
         let budgets = Budgets::new(config.limits.mode, admin.metrics.clone());
+        // After the store has opened its connections, which count.
+        let limits = ClientLimits::new(&config.limits, FileBudget::of_process(), admin.metrics.clone());
+        let denials = DenialFollower::start(&hub, &limits, &admin.status).await;
         let services = Services { hub, keys, tokens, budgets, config: config.session };
         let (stopping, draining) = Default::default();
         let (reload, reload_requests) = ReloadHandle::new();
-        // After the store has opened its connections, which count.
-        let limits = ClientLimits::new(&config.limits, FileBudget::of_process(), admin.metrics.clone());
         Ok(Self {
             config,
             source,
             services,
             rollout,
             stored,
+            denials,
             tls,
             limits,
             stopping,
@@ -244,6 +257,8 @@ impl Node {
         }
         close_store(&hub).await;
         admin.stop().await;
+        // After the last call.
+        hub.audit.flush().await;
         check_vitals(&vitals)
     }
 }
@@ -276,7 +291,7 @@ fn check_vitals(vitals: &VitalTasks) -> Result<(), NodeError> {
     }
 }
 
-async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, NodeError> {
+async fn start_hub(config: &Config, admin: &AdminListener, audit: Audit) -> Result<Arc<Hub>, NodeError> {
     let memory = MemoryAccount::new(config.memory.limit.bytes());
     let hub = HubConfig {
         ungoverned: config.rooms.ungoverned,
@@ -285,6 +300,7 @@ async fn start_hub(config: &Config, admin: &AdminListener) -> Result<Arc<Hub>, N
         memory: memory.clone(),
         vitals: admin.vitals.clone(),
         policies: Arc::new(RoomPolicies::new(config.room_policies(), config.limits.mode)),
+        audit,
     };
     let metrics: Metrics = admin.metrics.clone();
     let history = hub.policies.history();

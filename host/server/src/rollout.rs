@@ -34,10 +34,12 @@ pub(crate) use shared_state::share_states;
 pub(crate) use slot::PluginSlot;
 pub(crate) use stored_changes::{NO_SHARED_STORE, SlotChange, SlotRemoval};
 pub(crate) use stored_plugins::StoredPlugin;
-pub(crate) use switchyard_process::log::AUDIT_TARGET;
 pub(crate) use view::{NodeReport, PluginReport, PluginState, PluginView};
 
-use crate::hub::{Hub, Ungoverned};
+use crate::{
+    audit::{Actor, Audit, AuditAction, AuditEvent},
+    hub::{Hub, Ungoverned},
+};
 use arc_swap::ArcSwap;
 use governance::GovernanceState;
 use history_clearing::HistoryClearing;
@@ -206,15 +208,16 @@ impl Rollout {
     }
 }
 
-/// Writes the audit line if a plugin was added, or its rooms have changed.
-fn log_set_change(slot: &Arc<PluginSlot>, before: &[Arc<PluginSlot>], config: &PluginConfig) {
+/// Writes the audit line if the configuration has added a plugin, or changed its rooms.
+fn log_set_change(audit: &Audit, slot: &Arc<PluginSlot>, before: &[Arc<PluginSlot>], config: &PluginConfig) {
     let rooms: Vec<_> = config.rooms.iter().map(ToString::to_string).collect();
     let rooms = rooms.join(" ");
     let is_new = !before.iter().any(|known| Arc::ptr_eq(known, slot));
-    let what = match (is_new, slot.config.load().rooms == config.rooms) {
-        (true, _) => "plugin added",
-        (false, false) => "rooms of the plugin changed",
+    let action = match (is_new, slot.config.load().rooms == config.rooms) {
+        (true, _) => AuditAction::PluginAdd,
+        (false, false) => AuditAction::PluginConfigure,
         (false, true) => return,
     };
-    tracing::info!(target: AUDIT_TARGET, plugin = slot.name(), rooms, config = config.digest(), "{what}");
+    let event = AuditEvent::new(Actor::Config, action, slot.name()).detail("config", config.digest());
+    audit.record(&event.detail("rooms", rooms));
 }

@@ -3,6 +3,7 @@
 //! Times are given in units. A store whose clock the test drives can have long ones, and one that is waited
 //! for short ones.
 
+mod denials;
 mod epochs;
 mod history;
 mod order;
@@ -93,6 +94,7 @@ where
     plugins::a_plugin_that_was_removed_leaves_no_versions(subject(10, 600).await).await;
     plugins::a_change_of_governance_must_know_the_one_before(subject(10, 600).await).await;
     plugins::a_change_of_a_plugin_must_know_the_one_before(subject(10, 600).await).await;
+    denials::bans_are_read_until_they_are_lifted(subject(10, 600).await).await;
     plugins::lost_versions_of_a_plugin_are_restored(subject(10, 600).await).await;
 }
 

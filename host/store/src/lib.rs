@@ -1,8 +1,8 @@
 //! What Switchyard remembers: the messages of rooms and their order, sessions and their memberships, API keys,
-//! versions of plugins, and which plugin governs which rooms. Knows neither sockets nor permissions.
+//! bans, versions of plugins, and which plugin governs which rooms. Knows neither sockets nor permissions.
 //!
 //! A [`Store`] consists of traits, each about one thing: [`Broker`] (messages), [`SessionStore`],
-//! [`RoomDirectory`], [`PluginRegistry`] and [`GovernanceRegistry`], and for a store outside of the process also
+//! [`RoomDirectory`], [`PluginRegistry`], [`GovernanceRegistry`] and [`denial::DenialRegistry`], and for a store outside of the process also
 //! [`KeyRegistry`], [`SharedValueStore`] and [`RemoteStore`]. There are two stores: [`MemoryStore`], for a single node, and [`RedisStore`], which
 //! several nodes share. Both pass the same suite of tests, `contract`.
 //!
@@ -17,6 +17,7 @@ mod connection_counts;
 mod connection_id;
 #[cfg(test)]
 mod contract;
+pub mod denial;
 mod event;
 mod governance;
 pub mod grant;

@@ -7,6 +7,7 @@
 //! however many rooms there are.
 
 mod broker;
+mod denials;
 mod eviction;
 mod members;
 mod plugins;
@@ -16,7 +17,10 @@ mod session_store;
 mod sessions;
 mod stripe;
 
-use crate::{EventFeed, Governance, Retention, SessionToken, Store, connection_counts::ConnectionCounts};
+use crate::{
+    EventFeed, Governance, Retention, SessionToken, Store, connection_counts::ConnectionCounts,
+    denial::DenialTable,
+};
 use eviction::Eviction;
 use plugins::PluginTable;
 use room_log::RoomLog;
@@ -51,6 +55,7 @@ pub struct MemoryStore {
     sessions: Mutex<SessionTable>,
     plugins: Mutex<PluginTable>,
     governance: Mutex<Governance>,
+    denials: Mutex<DenialTable>,
     account: Arc<MemoryAccount>,
     eviction: Eviction,
 }
@@ -80,6 +85,7 @@ impl MemoryStore {
             sessions: Mutex::new(SessionTable::new(session_ttl, account)),
             plugins: Mutex::default(),
             governance: Mutex::default(),
+            denials: Mutex::default(),
             account: account.clone(),
             eviction: Eviction::default(),
         });
@@ -188,7 +194,8 @@ impl From<Arc<MemoryStore>> for Store {
             sessions: memory.clone(),
             rooms: memory.clone(),
             plugins: memory.clone(),
-            governance: memory,
+            governance: memory.clone(),
+            denials: memory,
             keys: None,
             shared_values: None,
             remote: None,

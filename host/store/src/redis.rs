@@ -4,6 +4,7 @@
 mod arguments;
 mod connecting;
 mod context;
+mod denials;
 mod governance;
 mod io_error;
 mod keyring;

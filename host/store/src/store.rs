@@ -3,7 +3,7 @@
 
 use crate::{
     Broker, GovernanceRegistry, KeyRegistry, PluginRegistry, RemoteStore, RoomDirectory, SessionStore,
-    SharedValueStore,
+    SharedValueStore, denial::DenialRegistry,
 };
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub struct Store {
     pub plugins: Arc<dyn PluginRegistry>,
     /// Which plugin governs which rooms.
     pub governance: Arc<dyn GovernanceRegistry>,
+    /// Bans and revocations.
+    pub denials: Arc<dyn DenialRegistry>,
     /// API keys, if the store keeps any.
     pub keys: Option<Arc<dyn KeyRegistry>>,
     /// The values that plugins share between nodes, if the store keeps any.

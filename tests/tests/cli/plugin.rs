@@ -274,7 +274,7 @@ async fn every_change_of_a_plugin_leaves_an_audit_line_with_digests() {
     replace_file(&file, config(&before));
     let log = || std::fs::read_to_string(folder.join("stderr")).expect("a log");
     let changed = eventually("a line", async || {
-        log().lines().find(|line| line.contains("configuration changed")).map(str::to_owned)
+        log().lines().find(|line| line.contains("config_before")).map(str::to_owned)
     })
     .await;
     let log = log();
@@ -286,18 +286,18 @@ async fn every_change_of_a_plugin_leaves_an_audit_line_with_digests() {
     };
     let digest = |line: &str, name: &str| {
         let (_, rest) =
-            line.split_once(&format!(" {name}=")).unwrap_or_else(|| panic!("no {name} in {line}"));
-        rest.trim_start_matches('"').chars().take_while(char::is_ascii_hexdigit).collect::<String>()
+            line.split_once(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {line}"));
+        rest.chars().take_while(char::is_ascii_hexdigit).collect::<String>()
     };
     let (after, before) = (digest(&changed, "config"), digest(&changed, "config_before"));
     assert!(after.len() == 64 && before.len() == 64 && after != before, "{changed}");
     assert!(changed.contains(&first), "{changed}");
-    has("version activated", &[&first, &before, "file"]);
-    has("candidate started", &[&second, &before, "acme"]);
-    has("candidate dropped", &[&second, &before, "acme"]);
-    has("version activated", &[&second, &before, "promotion", "acme"]);
-    has("candidate ended", &[&second, &before]);
-    has("version activated", &[&first, &second, &before, "rollback", "acme"]);
+    has("plugin.activate", &[&first, &before, "file"]);
+    has("candidate.start", &[&second, &before, "acme"]);
+    has("candidate.drop", &[&second, &before, "acme"]);
+    has("plugin.activate", &[&second, &before, "promotion", "acme"]);
+    has("candidate.drop", &[&second, &before, "\"by\":\"node\""]);
+    has("plugin.rollback", &[&first, &second, &before, "acme"]);
 }
 
 #[tokio::test]

@@ -95,6 +95,7 @@ fn every_configuration_key_is_explained() {
         ("[server]", "server"),
         ("[server.tls]", "server.tls"),
         ("[admin]", "admin"),
+        ("[audit]", "audit"),
         ("[store]", "store"),
         ("[rooms]", "rooms"),
         ("[rooms.history]", "rooms.history"),
@@ -176,7 +177,7 @@ fn form(key: &str) -> String {
     let Some((prefix, rest)) = key.split_once(":{") else { return key.to_owned() };
     let (tag, rest) = rest.split_once("}:").expect("a tag ends");
     let tag = match tag {
-        "/nodes" | "/rooms" | "/keys" | "/plugins" => tag,
+        "/nodes" | "/rooms" | "/keys" | "/denials" | "/plugins" => tag,
         tag if tag.starts_with("/node-") => "/node-NODE",
         tag if tag.starts_with("/plugin-") => "/plugin-PLUGIN",
         tag if tag.starts_with('@') && (rest == "connections" || rest.starts_with("session:")) => {
@@ -211,6 +212,7 @@ async fn every_redis_key_is_explained_and_expires_as_documented() {
     }
     let arguments = ["key", "add", "--principal", "a", "--scope", "publish", "--config", "switchyard.toml"];
     assert!(run(node.folder(), &arguments, &[]).await.status.success());
+    assert_eq!(node.call("PUT", "/v1/principals/bob/ban", r#"{"for":"1h"}"#).await.0, 200);
     let text = document("docs/nodes.md");
     let mut explained = first_cells(&text, "## The keys of Redis");
     // Temporary keys, which may be absent.

@@ -7,6 +7,7 @@ use super::{
     reload_requests::ReloadHandle,
 };
 use crate::{
+    audit::Actor,
     http,
     key::Key,
     limits::{Budget, ClientLimits, TierRate},
@@ -21,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 use switchyard_process::memory::{MemoryAccount, MemoryShare};
 use switchyard_protocol::{ErrorCode, Refusal};
 use switchyard_store::key::Scope;
@@ -41,10 +42,15 @@ pub(super) struct Api {
     pub reload: ReloadHandle,
 }
 
+/// The address that a request came from, in its extensions.
+#[derive(Clone, Copy)]
+pub(super) struct PeerAddress(pub IpAddr);
+
 /// The authenticated caller of a call in progress, and the call's query parameters.
 pub(super) struct Caller<Q = NoQuery> {
     key: Arc<Key>,
     query: Result<Q, Refusal>,
+    from: Option<IpAddr>,
     pub share: Arc<MemoryShare>,
     /// What its principal may still use of the rates of its tier.
     pub budget: Arc<Budget>,
@@ -64,19 +70,37 @@ impl<Q: QueryParameters> FromRequestParts<Arc<Api>> for Caller<Q> {
             return Err(Refusal::new(ErrorCode::InvalidKey, message).into());
         }
         let key = api.services.keys.load().authenticate(key)?;
+        api.services.hub.denials.check_principal(&key.principal)?;
         let query = Q::parse(parts);
         let permit = api.calls.begin(&key.principal)?;
         let share = api.services.hub.memory.share(&key.principal);
         let budget = api.services.budgets.of(&key.principal);
         budget.bound_memory(&key, &share);
         budget.take(&key, [(TierRate::Requests, 1)])?;
-        Ok(Self { key, query, share, budget, _permit: permit })
+        let from = parts.extensions.get().map(|PeerAddress(address)| *address);
+        Ok(Self { key, query, from, share, budget, _permit: permit })
     }
 }
 
 impl<Q> Caller<Q> {
+    /// The caller, for the audit log.
+    pub(super) fn actor(&self) -> Actor {
+        let Key { id, principal, .. } = &*self.key;
+        Actor::Caller { key: id.clone(), principal: principal.clone(), from: self.from }
+    }
+
+    pub(super) fn principal(&self) -> &Arc<str> {
+        &self.key.principal
+    }
+
+    /// Whether the caller's key has a scope.
+    pub(super) fn has_scope(&self, scope: Scope) -> bool {
+        self.key.has_scope(scope)
+    }
+
     /// The caller's key as it is configured now. It may have changed since the call began.
     pub(super) fn current_key(&self, api: &Api) -> Result<Arc<Key>, Refusal> {
+        api.services.hub.denials.check_principal(&self.key.principal)?;
         api.services.keys.load().current(&self.key)
     }
 

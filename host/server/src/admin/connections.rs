@@ -1,16 +1,23 @@
 //! The calls `/v1/connections…`. Sees only the connections of this node.
 
-use super::api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found};
-use crate::hub::Connection;
+use super::{
+    api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found},
+    bans,
+    query::QueryParameters,
+};
+use crate::{
+    audit::{AuditAction, AuditEvent},
+    hub::Connection,
+};
 use axum::{
     Json,
     extract::{Path, State, rejection::PathRejection},
     http::StatusCode,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, atomic::Ordering};
 use switchyard_protocol::{Close, Refusal};
-use switchyard_store::{ConnectionId, key::Scope};
+use switchyard_store::{ConnectionId, denial::DenialTarget, key::Scope};
 
 #[derive(Serialize)]
 pub(super) struct ConnectionView {
@@ -72,17 +79,38 @@ pub(super) async fn show(
     Ok(Json(view(&find(&api, &id?.0)?)))
 }
 
-/// Closes the connection (4403) and ends its session.
+/// `?ban=10m`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndQuery {
+    /// For how long its principal is banned.
+    ban: Option<String>,
+}
+
+impl QueryParameters for EndQuery {}
+
+/// Closes the connection (4403) and ends its session. With `ban`, also bans its principal.
 pub(super) async fn end(
     State(api): State<Arc<Api>>,
-    caller: Caller,
+    caller: Caller<EndQuery>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let key = caller.require(Scope::Admin, "end connections")?;
+    caller.require(Scope::Admin, "end connections")?;
     let connection = find(&api, &id?.0)?;
-    tracing::info!(by = &*key.principal, connection = %connection.id, "an operator closed a connection");
+    let duration =
+        caller.query()?.ban.as_deref().map(|text| bans::parse_ban_duration("ban", text)).transpose()?;
+    // Before the ban, which closes the connection, so that its session ends with it.
     connection.ended.store(true, Ordering::Relaxed);
+    if let Some(duration) = duration {
+        let target = DenialTarget::Principal(connection.principal.clone());
+        if let Err(refusal) = bans::ban(&api, &caller, target, duration).await {
+            connection.ended.store(false, Ordering::Relaxed);
+            return Err(refusal.into());
+        }
+    }
     connection.outbox.close(Close::Forbidden);
+    let event = AuditEvent::new(caller.actor(), AuditAction::ConnectionClose, connection.id);
+    api.services.hub.audit.record(&event.detail("of", &*connection.principal));
     Ok(StatusCode::NO_CONTENT)
 }
 

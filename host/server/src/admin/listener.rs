@@ -3,7 +3,7 @@
 
 use super::{
     Status,
-    api::{self, Api},
+    api::{self, Api, PeerAddress},
     body,
     call_limiter::CallLimiter,
     health, hosts,
@@ -209,7 +209,8 @@ impl RequestHandler {
         let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
             // All other paths need no key.
             let is_call = request.uri().path().starts_with("/v1/");
-            let (head, body) = request.into_parts();
+            let (mut head, body) = request.into_parts();
+            head.extensions.insert(PeerAddress(remote.ip().to_canonical()));
             let (body, busy) = match is_call {
                 true => IncomingBody::watch(body, slot),
                 false => (Body::new(body), BusyGuard::default()),

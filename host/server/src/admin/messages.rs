@@ -5,20 +5,21 @@ use super::{
     body::UnreadBody,
 };
 use crate::{
+    audit::{AuditAction, AuditEvent},
     hub::{Proposal, PublishOutcome, PublishPipeline, Publisher},
     limits::TierRate,
     session::may_publish,
 };
 use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
-use std::sync::Arc;
-use switchyard_plugin::Via;
+use std::{collections::BTreeSet, sync::Arc};
+use switchyard_plugin::{Via, digest};
 use switchyard_process::file::without_bom;
 use switchyard_protocol::{
     ErrorCode, Refusal,
     reply::ErrorBody,
     request::{Publish, parse_publish, parse_publish_to},
-    room::BROADCAST,
+    room::{BROADCAST, RoomName},
 };
 use switchyard_store::key::Scope;
 use tokio::task::coop::consume_budget;
@@ -28,6 +29,8 @@ const MAX_LIST_MESSAGES: usize = 1000;
 /// Maximum size of everything in a message except its data, in bytes: room, event and key, with all
 /// characters escaped.
 const MAX_FIELDS_BYTES: usize = 4096;
+/// How many different rooms an audit line names.
+const MAX_AUDITED_ROOMS: usize = 10;
 
 /// Maximum size of a body, in bytes: a list of the maximum number of messages. Also holds for plugins.
 pub(super) fn max_body_bytes(api: &Api) -> usize {
@@ -46,7 +49,11 @@ pub(super) async fn publish(
     let text = decode(&body)?;
     if !text.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
-        return Ok(json_response(to_json(publish_one(&api, &caller, parse_publish(message)?).await?)));
+        let message = parse_publish(message)?;
+        let rooms = PublishedRooms::one(&message.room);
+        let published = publish_one(&api, &caller, message).await;
+        record_publish(&api, &caller, &rooms, &body, |event| event.result(&published));
+        return Ok(json_response(to_json(published?)));
     }
     let list: Vec<&RawValue> = serde_json::from_str(text).map_err(not_json)?;
     if list.len() > MAX_LIST_MESSAGES {
@@ -65,16 +72,21 @@ pub(super) async fn publish(
     charge(&api, &caller, messages.len(), data_bytes)?;
     let (hub, mut publishes) = (&*api.services.hub, PublishPipeline::default());
     let (mut answers, mut unavailable) = (vec![], None);
+    let (mut rooms, mut failed) = (PublishedRooms::default(), 0);
     let mut record = |((), published): ((), PublishOutcome)| {
         let refusal = published.as_ref().err().filter(|refusal| refusal.code == ErrorCode::StoreUnavailable);
         answers.push(to_answer(&published));
+        failed += usize::from(published.is_err());
         refusal.cloned()
     };
     for (message, bytes) in messages {
         consume_budget().await;
         // If the store is unavailable, the remaining messages would only wait for the same timeout.
-        let message = unavailable.clone().map_or(message, Err);
-        match message.and_then(|message| authorize(&api, &caller, message, bytes)) {
+        let parsed = unavailable.clone().map_or(message, Err);
+        if let Ok(message) = &parsed {
+            rooms.add(&message.room);
+        }
+        match parsed.and_then(|message| authorize(&api, &caller, message, bytes)) {
             Ok((publisher, proposal)) => publishes.begin(hub, publisher, proposal, ()),
             Err(refusal) => publishes.refuse(&caller.share, refusal, bytes, ()),
         }
@@ -85,6 +97,9 @@ pub(super) async fn publish(
     while let Some(published) = publishes.next(hub).await {
         record(published);
     }
+    record_publish(&api, &caller, &rooms, &body, |event| {
+        event.detail("messages", answers.len()).detail("failed", failed)
+    });
     Ok(json_response(format!("[{}]", answers.join(","))))
 }
 
@@ -105,7 +120,10 @@ pub(super) async fn broadcast(
     let body = body.read(&api, &caller, api.services.config.message + MAX_FIELDS_BYTES).await?;
     let text = decode(&body)?;
     let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
-    Ok(json_response(to_json(publish_one(&api, &caller, parse_publish_to(BROADCAST, message)?).await?)))
+    let published = publish_one(&api, &caller, parse_publish_to(BROADCAST, message)?).await;
+    let rooms = PublishedRooms::one(BROADCAST);
+    record_publish(&api, &caller, &rooms, &body, |event| event.result(&published));
+    Ok(json_response(to_json(published?)))
 }
 
 /// A message that the caller's key may publish as it is now. `bytes` is the length of its request.
@@ -135,6 +153,41 @@ async fn publish_one(api: &Api, caller: &Caller, message: Publish<'_>) -> Publis
     charge(api, caller, 1, bytes)?;
     let (publisher, proposal) = authorize(api, caller, message, bytes)?;
     api.services.hub.publish(publisher, proposal).await
+}
+
+/// The rooms of the messages of a call, as its audit line has them.
+#[derive(Default)]
+struct PublishedRooms(BTreeSet<String>);
+
+impl PublishedRooms {
+    fn one(room: &str) -> Self {
+        Self([room.to_owned()].into())
+    }
+
+    fn add(&mut self, room: &str) {
+        // Others could not be told apart in the line.
+        let is_valid = RoomName::parse(room).is_ok();
+        if is_valid && self.0.len() < MAX_AUDITED_ROOMS && !self.0.contains(room) {
+            self.0.insert(room.to_owned());
+        }
+    }
+}
+
+/// Writes the audit line of a call that published, if the caller's key is one of an operator: what operators do is
+/// audited, and what publishers do is their business.
+fn record_publish(
+    api: &Api,
+    caller: &Caller,
+    rooms: &PublishedRooms,
+    body: &[u8],
+    finish: impl FnOnce(AuditEvent) -> AuditEvent,
+) {
+    if !caller.has_scope(Scope::Admin) {
+        return;
+    }
+    let rooms = rooms.0.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+    let event = AuditEvent::new(caller.actor(), AuditAction::MessagePublish, rooms).digest(digest(body));
+    api.services.hub.audit.record(&finish(event));
 }
 
 fn decode(body: &[u8]) -> Result<&str, Refusal> {

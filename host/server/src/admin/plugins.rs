@@ -7,6 +7,7 @@ use super::{
     messages::max_body_bytes,
     query::QueryParameters,
 };
+use crate::audit::{AuditAction, AuditEvent};
 use crate::hub::conflict;
 use crate::rollout::{
     Deployment, NO_SHARED_STORE, NewCandidateView, NodeReport, PluginReport, PluginSlot, PluginState,
@@ -20,6 +21,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use switchyard_plugin::digest;
 use switchyard_protocol::room::RoomPattern;
 use switchyard_store::{ActivationSource, StoredSettings, key::Scope};
 
@@ -127,8 +129,8 @@ pub(super) async fn load(
     headers: HeaderMap,
     body: UnreadBody,
 ) -> Result<Response, ApiError> {
-    let key = caller.require(Scope::Admin, "load plugins")?;
-    let by = Some(key.principal.to_string());
+    caller.require(Scope::Admin, "load plugins")?;
+    let by = caller.actor();
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
     let (code, signature) = (body.clone(), signature(&headers));
     let Path(name) = name?;
@@ -137,7 +139,11 @@ pub(super) async fn load(
         if api.services.hub.store.remote.is_none() {
             return Err(conflict(format!("{}; {NO_SHARED_STORE}", unknown.message)).into());
         }
-        let staged = api.rollout.stage(&name, code, signature)?;
+        let sha256 = digest(&code);
+        let staged = api.rollout.stage(&name, code, signature);
+        let event = AuditEvent::new(by, AuditAction::PluginStage, &name).digest(sha256).result(&staged);
+        api.services.hub.audit.record(&event);
+        let staged = staged?;
         return Ok(json_response(to_json(staged)));
     }
     let deployment = Deployment { code, signature, source: ActivationSource::Load, by };
@@ -165,8 +171,8 @@ pub(super) async fn rollback(
     caller: Caller<RollbackQuery>,
     name: NamePath,
 ) -> ApiResult<PluginDetails> {
-    let key = caller.require(Scope::Admin, "roll plugins back")?;
-    let by = Some(key.principal.to_string());
+    caller.require(Scope::Admin, "roll plugins back")?;
+    let by = caller.actor();
     let slot = api.rollout.rollback(&name?.0, caller.query()?.to.clone(), by).await?;
     Ok(Json(describe(&api, &slot).await))
 }
@@ -179,10 +185,10 @@ pub(super) async fn start_shadow(
     headers: HeaderMap,
     body: UnreadBody,
 ) -> ApiResult<PluginDetails> {
-    let key = caller.require(Scope::Admin, "start candidates")?;
+    caller.require(Scope::Admin, "start candidates")?;
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
-    let (signature, by) = (signature(&headers), &key.principal);
-    let slot = api.rollout.start_shadow(&name?.0, body.clone(), signature, by).await?;
+    let (signature, by) = (signature(&headers), caller.actor());
+    let slot = api.rollout.start_shadow(&name?.0, body.clone(), signature, &by).await?;
     Ok(Json(describe(&api, &slot).await))
 }
 
@@ -191,12 +197,12 @@ pub(super) async fn stop_shadow(
     caller: Caller,
     name: NamePath,
 ) -> Result<Response, ApiError> {
-    let key = caller.require(Scope::Admin, "drop candidates")?;
+    caller.require(Scope::Admin, "drop candidates")?;
     let Path(name) = name?;
-    if let Some(dropped) = api.rollout.drop_new_candidate(&name, Some(&key.principal)) {
+    if let Some(dropped) = api.rollout.drop_new_candidate(&name, &caller.actor()) {
         return Ok(json_response(to_json(dropped)));
     }
-    let slot = api.rollout.stop_shadow(&name, &key.principal).await?;
+    let slot = api.rollout.stop_shadow(&name, &caller.actor()).await?;
     Ok(json_response(to_json(describe(&api, &slot).await)))
 }
 
@@ -222,8 +228,8 @@ pub(super) async fn promote(
     caller: Caller,
     name: NamePath,
 ) -> ApiResult<PluginDetails> {
-    let key = caller.require(Scope::Admin, "promote candidates")?;
-    let slot = api.rollout.promote(&name?.0, &key.principal).await?;
+    caller.require(Scope::Admin, "promote candidates")?;
+    let slot = api.rollout.promote(&name?.0, &caller.actor()).await?;
     Ok(Json(describe(&api, &slot).await))
 }
 

@@ -5,7 +5,10 @@ use super::{
     api::{Api, ApiError, Caller},
     query::QueryParameters,
 };
-use crate::{hub::conflict, rollout::AUDIT_TARGET};
+use crate::{
+    audit::{AuditAction, AuditEvent},
+    hub::conflict,
+};
 use axum::{
     body::{Body, Bytes},
     extract::{Path, State, rejection::PathRejection},
@@ -91,7 +94,7 @@ pub(super) async fn record(
     caller: Caller<RecordQuery>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let by = caller.require(Scope::Admin, "record plugins")?.principal.clone();
+    caller.require(Scope::Admin, "record plugins")?;
     let slot = api.rollout.slot(&name?.0)?;
     let name = slot.name();
     let plugin =
@@ -102,10 +105,9 @@ pub(super) async fn record(
         conflict(format!("plugin '{name}' is being recorded on this node; try again when that has ended"))
     })?;
     let (info, config) = (recording.plugin().info(), recording.plugin().config_digest());
-    tracing::info!(
-        target: AUDIT_TARGET, by = &*by, plugin = name, version = info.version, sha256 = info.sha256, config,
-        ?duration, data, "recording started"
-    );
+    let event = AuditEvent::new(caller.actor(), AuditAction::PluginRecord, &name).digest(&info.sha256);
+    let event = event.detail("version", &*info.version).detail("config", config).detail("data", data);
+    api.services.hub.audit.record(&event.detail("seconds", duration.as_secs()));
     let head = json!({ "recording": {
         "plugin": name, "package": info.package, "version": info.version, "sha256": info.sha256, "data": data,
     }});

@@ -34,5 +34,5 @@ pub(super) async fn reload(
     caller.require(Scope::Admin, "reload the configuration")?;
     let ReloadQuery { dry_run, confirm: is_confirmed, clear_history: clears_history } = *caller.query()?;
     let options = ReloadOptions { dry_run, is_confirmed, clears_history };
-    Ok(Json(api.reload.request(options).await?))
+    Ok(Json(api.reload.request(options, caller.actor()).await?))
 }

@@ -1,6 +1,6 @@
 //! How operators ask a running node over HTTP to read its configuration again. Does not read it.
 
-use crate::{hub::stopping, rollout::ChangePreview};
+use crate::{audit::Actor, hub::stopping, rollout::ChangePreview};
 use serde::Serialize;
 use switchyard_protocol::{ErrorCode, Refusal};
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +18,7 @@ pub(crate) struct ReloadHandle(mpsc::Sender<ReloadRequest>);
 /// A request to read the configuration.
 pub(crate) struct ReloadRequest {
     pub options: ReloadOptions,
+    pub by: Actor,
     pub reply: oneshot::Sender<Result<ReloadReport, Refusal>>,
 }
 
@@ -54,9 +55,9 @@ impl ReloadHandle {
     }
 
     /// Reads the configuration, or tells what would change.
-    pub(crate) async fn request(&self, options: ReloadOptions) -> Result<ReloadReport, Refusal> {
+    pub(crate) async fn request(&self, options: ReloadOptions, by: Actor) -> Result<ReloadReport, Refusal> {
         let (reply, report) = oneshot::channel();
-        self.0.try_send(ReloadRequest { options, reply }).map_err(|error| match error {
+        self.0.try_send(ReloadRequest { options, by, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Closed(_) => stopping(),
             mpsc::error::TrySendError::Full(_) => {
                 let message = "other reloads are waiting already; try again later";

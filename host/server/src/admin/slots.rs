@@ -7,7 +7,10 @@ use super::{
     plugins::{self, NamePath},
     query::QueryParameters,
 };
-use crate::rollout::{SlotChange, SlotRemoval};
+use crate::{
+    audit::{Actor, AuditAction, AuditEvent},
+    rollout::{SlotChange, SlotRemoval},
+};
 use axum::{
     extract::{Path, State},
     response::Response,
@@ -63,19 +66,21 @@ pub(super) async fn change(
     name: NamePath,
     body: UnreadBody,
 ) -> Result<Response, ApiError> {
-    let key = caller.require(Scope::Admin, "change plugins")?;
+    caller.require(Scope::Admin, "change plugins")?;
     let Path(name) = name?;
     let SlotQuery { shadow, open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
     let body = body.read(&api, &caller, MAX_SETTINGS_BYTES).await?;
-    let by = key.principal.to_string();
-    let change = SlotChange { opens_rooms, clears_history, by, ..parse(name, &body)? };
+    let change = SlotChange { opens_rooms, clears_history, ..parse(name, &body, caller.actor())? };
     if dry_run {
         return Ok(json_response(to_json(api.rollout.preview_slot_change(change).await?)));
     }
     if shadow {
         return Ok(json_response(to_json(api.rollout.start_new_candidate(change).await?)));
     }
-    let slot = api.rollout.change_slot(change).await?;
+    let event = AuditEvent::new(caller.actor(), AuditAction::PluginConfigure, &change.name);
+    let changed = api.rollout.change_slot(change).await;
+    record_refusal(&api, event, &changed);
+    let slot = changed?;
     Ok(json_response(to_json(plugins::describe(&api, &slot).await)))
 }
 
@@ -85,7 +90,7 @@ pub(super) async fn remove(
     caller: Caller<RemovalQuery>,
     name: NamePath,
 ) -> Result<Response, ApiError> {
-    let key = caller.require(Scope::Admin, "remove plugins")?;
+    caller.require(Scope::Admin, "remove plugins")?;
     let Path(name) = name?;
     let RemovalQuery { open: opens_rooms, clear_history: clears_history, dry_run } = *caller.query()?;
     if dry_run {
@@ -96,15 +101,25 @@ pub(super) async fn remove(
         let answer = json!({"name": name, "state": "removed", "shared_values": 0, "shared_bytes": 0});
         return Ok(json_response(answer.to_string()));
     }
-    let by = key.principal.to_string();
+    let by = caller.actor();
     let removal = SlotRemoval { name: name.clone(), opens_rooms, clears_history, by };
-    let removed = api.rollout.remove_plugin(removal).await?;
+    let event = AuditEvent::new(caller.actor(), AuditAction::PluginRemove, &name);
+    let removed = api.rollout.remove_plugin(removal).await;
+    record_refusal(&api, event, &removed);
+    let removed = removed?;
     let (values, bytes) = (removed.values, removed.bytes);
     let answer = json!({"name": name, "state": "removed", "shared_values": values, "shared_bytes": bytes});
     Ok(json_response(answer.to_string()))
 }
 
-fn parse(name: String, body: &[u8]) -> Result<SlotChange, Refusal> {
+/// Writes the audit line of a change that was refused. Of one that was made, `rollout` does.
+fn record_refusal<T>(api: &Api, event: AuditEvent, result: &Result<T, Refusal>) {
+    if result.is_err() {
+        api.services.hub.audit.record(&event.result(result));
+    }
+}
+
+fn parse(name: String, body: &[u8], by: Actor) -> Result<SlotChange, Refusal> {
     let mut settings: Map<String, Value> = serde_json::from_slice(without_bom(body)).map_err(|error| {
         let example = r#"{"rooms":["dydx:*"],"config":{}}"#;
         Refusal::invalid(format!("the body is not a JSON object such as {example}: {error}"))
@@ -136,7 +151,7 @@ fn parse(name: String, body: &[u8]) -> Result<SlotChange, Refusal> {
         revision: revision.transpose()?,
         opens_rooms: false,
         clears_history: false,
-        by: String::new(),
+        by,
     })
 }
 
@@ -145,7 +160,7 @@ mod tests {
     use super::*;
 
     fn parsed(body: &str) -> Result<SlotChange, String> {
-        parse("p".to_owned(), body.as_bytes()).map_err(|refusal| refusal.message)
+        parse("p".to_owned(), body.as_bytes(), Actor::Node).map_err(|refusal| refusal.message)
     }
 
     #[test]

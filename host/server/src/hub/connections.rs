@@ -119,7 +119,7 @@ impl Connections {
 
     /// Calls `visit` for every connection without holding the lock, so that connections can be added and
     /// removed meanwhile. One that is added meanwhile may be visited or not.
-    fn for_each(&self, mut visit: impl FnMut(&Arc<Connection>)) {
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<Connection>)) {
         let mut last = None;
         loop {
             let page = self.page(last, PAGE_SIZE);

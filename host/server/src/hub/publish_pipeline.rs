@@ -239,8 +239,10 @@ impl PublishStep {
             };
             let StoreParameters { share, key, keys, publisher, route } = parameters;
             let (route, keys) = (route.take().expect("polled once"), keys.load());
-            // The key may have changed while the message was waiting for its plugin.
+            // The key may have changed while the message was waiting for its plugin, or its principal was banned.
             keys.renewed(publisher)?.require_in(Verb::Publish, &room)?;
+            hub.denials.check_principal(share.principal())?;
+            hub.denials.check_token(publisher)?;
             hub.router.check_route(&route, &room)?;
             // Stopped meanwhile, perhaps: it may have another governor by now.
             if !hub.gate.is_open() {

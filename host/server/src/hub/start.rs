@@ -13,7 +13,7 @@ use super::{
     router::{Router, ShardHandle, ShardId, SlotId},
     shard::Shard,
 };
-use crate::metrics::Metrics;
+use crate::{audit::Audit, metrics::Metrics};
 use std::{
     collections::HashMap,
     sync::{Arc, Weak, atomic::Ordering},
@@ -36,6 +36,7 @@ pub(crate) struct HubConfig {
     pub vitals: VitalTasks,
     /// What holds in which rooms.
     pub policies: Arc<RoomPolicies>,
+    pub audit: Audit,
 }
 
 /// How many connections may ask plugins at a time whether they may take a session over. The plugins have one
@@ -53,7 +54,7 @@ impl Hub {
     where
         StoreFuture: Future<Output = Result<Store, E>>,
     {
-        let HubConfig { ungoverned, message_bytes, cores, memory, vitals, policies } = config;
+        let HubConfig { ungoverned, message_bytes, cores, memory, vitals, policies, audit } = config;
         let (mut handles, mut receivers) = (vec![], vec![]);
         for _ in 0..cores {
             let (queue, receiver) = mpsc::unbounded_channel();
@@ -72,7 +73,9 @@ impl Hub {
         let hub = Arc::new(Self {
             store,
             connections,
+            denials: Default::default(),
             metrics,
+            audit,
             memory,
             policies,
             ungoverned,

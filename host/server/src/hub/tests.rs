@@ -20,6 +20,7 @@ pub(super) async fn hub(cores: usize) -> Arc<Hub> {
         memory: memory.clone(),
         vitals: VitalTasks::default(),
         policies: Default::default(),
+        audit: Default::default(),
     };
     let retention = Retention {
         history: HistoryConfig::default().into(),

@@ -81,6 +81,11 @@ impl IpNetwork {
         (prefix <= max_prefix).then_some(Self { address, prefix })
     }
 
+    /// Its first address.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     pub(super) fn contains(&self, address: IpAddr) -> bool {
         let address = match self.address {
             IpAddr::V4(_) => address.to_canonical(),

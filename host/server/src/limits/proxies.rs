@@ -4,6 +4,7 @@
 use super::IpNetwork;
 use serde::Deserialize;
 use std::net::IpAddr;
+use switchyard_store::denial::AddressRange;
 
 /// Where trusted proxies name the client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -31,6 +32,13 @@ impl TrustedProxies {
 
     pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether one of the addresses in a range is among them.
+    pub(super) fn overlap(&self, range: AddressRange) -> bool {
+        let overlaps =
+            |network: &IpNetwork| network.contains(range.first()) || range.contains(network.address());
+        self.networks.iter().any(overlaps)
     }
 
     /// Where this peer names its client. `None`: the peer is the client.

@@ -84,7 +84,10 @@ async fn delay_refusal(unauthenticated: &PendingConnection, mut response: Respon
     if let Some(code) = code.filter(|code| code.is_invalid_credential()) {
         unauthenticated.key_refused(code).await;
     }
-    if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) {
+    if matches!(
+        response.status(),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+    ) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -111,6 +114,9 @@ async fn upgrade(
     if let Some(refusal) = unauthenticated.key_refusal() {
         return http::refuse(&refusal);
     }
+    if let Err(refusal) = context.services.hub.denials.check_address(unauthenticated.address().ip()) {
+        return http::refuse(&refusal);
+    }
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).map(str::to_owned);
     let rejected = check_origin(&context, origin.as_deref());
     let hub = &context.services.hub;
@@ -121,6 +127,7 @@ async fn upgrade(
                 let key =
                     context.services.authenticator().authenticate(&http::credentials(presented)).await?;
                 unauthenticated.release_slot();
+                hub.denials.check_principal(&key.principal)?;
                 // A page that is rejected takes no connection slot from the store.
                 if rejected.is_some() {
                     return Ok(None);

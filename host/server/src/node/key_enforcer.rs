@@ -2,7 +2,9 @@
 //! It waits only for expirations and for keys that other tasks have read, and never for a file, a plugin or
 //! the store.
 
+use super::key_audit;
 use crate::{
+    audit::Actor,
     config::Config,
     hub::{Connections, Hub},
     key::{Keys, Tier},
@@ -33,6 +35,8 @@ pub(super) enum KeyChange {
     Configured(ConfiguredKeys),
     /// Those in the store.
     Stored(Vec<KeyConfig>),
+    /// None, but others are banned by now, or other tokens are revoked.
+    Denied,
 }
 
 /// The keys and tiers of a configuration.
@@ -96,6 +100,7 @@ impl KeyEnforcer {
                 },
             }
             let changed = self.hub.connections.recheck_keys(&self.keys);
+            self.hub.connections.close_denied(&self.hub);
             if !changed.is_empty() {
                 tokio::spawn(async move {
                     tokio::time::sleep(KEY_CHECK_TIMEOUT).await;
@@ -109,10 +114,17 @@ impl KeyEnforcer {
     fn apply(&mut self, change: KeyChange) {
         match change {
             KeyChange::Configured(configured) => {
+                let (before, after) = (&self.configured.keys, &configured.keys);
+                key_audit::record_changes(&self.hub.audit, &Actor::Config, before, after);
                 self.tokens.set_issuers(&configured.issuers);
                 self.configured = configured;
             }
-            KeyChange::Stored(stored) => self.stored.store(Arc::new(stored)),
+            KeyChange::Stored(stored) => {
+                let before = self.stored.swap(Arc::new(stored));
+                let (by, after) = (Actor::Store(None), self.stored.load());
+                key_audit::record_changes(&self.hub.audit, &by, &before, &after);
+            }
+            KeyChange::Denied => return,
         }
         let (configured, stored) = (&self.configured, self.stored.load());
         // New connections are checked against the new keys from here on; existing ones are checked after

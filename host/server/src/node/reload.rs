@@ -8,10 +8,12 @@ use super::{
     guard::{Guard, ProtectedSettings, ReloadCause},
     key_enforcer::{ConfiguredKeys, EnforcedStoredKeys, KeyChange, KeyEnforcer},
     plugins::PluginTasks,
+    reload_reporter::ReloadReporter,
     watcher::FileReader,
 };
 use crate::{
     admin::{ReloadOptions, ReloadReport, ReloadRequest, Status},
+    audit::Actor,
     blocking::THREAD_RETRY_DELAY,
     config::Config,
     hub::{RoomPolicies, conflict},
@@ -48,6 +50,8 @@ pub(super) async fn run(node: Node, status: Arc<Status>) {
     let (enforced, certificate) = (enforcer.stored(), watch::Sender::new(None));
     let vitals = &services.hub.vitals;
     let mut tasks = vec![vitals.spawn("the task that enforces keys", enforcer.run(changes))];
+    let following = node.denials.run(key_changes.clone());
+    tasks.push(vitals.spawn("the task that reads bans from the store", following));
     if let Some(keys) = &services.hub.store.keys {
         let polling = poll_keys(keys.clone(), stored, key_changes.clone());
         tasks.push(vitals.spawn("the task that reads keys from the store", polling));
@@ -71,6 +75,7 @@ pub(super) async fn run(node: Node, status: Arc<Status>) {
         stored: enforced,
         guard: Guard::default(),
         retry: false,
+        report: ReloadReporter::new(&services.hub.audit),
         restart_needed: vec![],
         rollout: rollout.clone(),
     };
@@ -87,8 +92,10 @@ pub(super) async fn run(node: Node, status: Arc<Status>) {
         };
         if cause == ReloadCause::Sighup {
             tracing::info!("SIGHUP: reloading configuration, keys, certificate and plugins");
+            services.hub.audit.reopen();
         }
-        reloader.reload(&source, cause).await.ok();
+        let by = if cause == ReloadCause::Sighup { Actor::Signal } else { Actor::Config };
+        reloader.reload(&source, cause, &by).await.ok();
     }
 }
 
@@ -158,6 +165,7 @@ struct Reloader {
     guard: Guard,
     /// The configuration could not be read at the last attempt, and will be read again.
     retry: bool,
+    report: ReloadReporter,
     /// The sections that were changed and take effect after a restart only.
     restart_needed: Vec<&'static str>,
     stored: EnforcedStoredKeys,
@@ -172,11 +180,16 @@ struct Reloader {
 
 impl Reloader {
     /// Returns what has changed, or why the configuration was rejected.
-    async fn reload(&mut self, source: &ConfigSource, cause: ReloadCause) -> Result<Vec<String>, String> {
+    async fn reload(
+        &mut self,
+        source: &ConfigSource,
+        cause: ReloadCause,
+        by: &Actor,
+    ) -> Result<Vec<String>, String> {
         // Without a file, the generated key and the plugins that were found stay.
         let read = match source.file() {
             None => None,
-            Some(file) => Some(self.read(source, file.to_owned(), cause).await),
+            Some(file) => Some(self.read(source, file.to_owned(), cause, by).await),
         };
         // Nothing is known about other files in this case.
         if cause == ReloadCause::Retry && !matches!(read, Some(Ok(_))) {
@@ -197,7 +210,7 @@ impl Reloader {
                     self.rollout.clear_history_with_next_change();
                 }
                 changes.extend(self.apply_plugins(config));
-                log_changes(&changes, cause);
+                self.report.applied(by, source.file(), &changes, cause);
             }
         }
         self.reload_files(source).await;
@@ -217,7 +230,7 @@ impl Reloader {
 
     /// Answers a request of an operator.
     async fn handle(&mut self, source: &ConfigSource, request: ReloadRequest) {
-        let ReloadRequest { options, reply } = request;
+        let ReloadRequest { options, by, reply } = request;
         let ReloadOptions { dry_run, is_confirmed, clears_history } = options;
         let Some(file) = source.file().map(Path::to_owned) else {
             let message = "this node has no configuration file: start it with --config FILE";
@@ -227,7 +240,7 @@ impl Reloader {
         if !dry_run {
             tracing::info!("an operator asks: reloading configuration, keys, certificate and plugins");
             let cause = ReloadCause::Call { is_confirmed, clears_history };
-            let changed = self.reload(source, cause).await.map_err(conflict);
+            let changed = self.reload(source, cause, &by).await.map_err(conflict);
             let report = |changes| ReloadReport {
                 dry_run,
                 changes,
@@ -273,13 +286,16 @@ impl Reloader {
         source: &ConfigSource,
         file: PathBuf,
         cause: ReloadCause,
+        by: &Actor,
     ) -> Result<Config, String> {
         let shown = file.display().to_string();
+        self.report.digest = None;
         let reloaded = source.reload(file).await;
         let is_temporary = matches!(reloaded, Err(UnusableFile::Temporary(_)));
         let was_temporary = std::mem::replace(&mut self.retry, is_temporary);
         let read = match reloaded {
             Ok((config, digest)) => {
+                self.report.digest = Some(digest);
                 let losses = self.losses(&config);
                 let checked = self.guard.check(&losses, digest, cause).map_err(|error| error.to_string());
                 let checked = checked.and_then(|()| self.plugins.check_names(&config.plugins));
@@ -294,7 +310,7 @@ impl Reloader {
         if !(was_temporary && is_temporary && !cause.is_of_operator()) {
             self.metrics.count_reload(read.is_ok());
             if let Err(error) = &read {
-                tracing::error!("{error}; all settings stay as they were");
+                self.report.refused(by, source.file(), error);
             }
         }
         self.status.set_rejected("the configuration", read.as_ref().err().cloned());
@@ -369,15 +385,5 @@ impl Reloader {
         for section in &self.restart_needed {
             tracing::warn!("[{section}] was changed; restart the node to apply it");
         }
-    }
-}
-
-/// Reports what a reload has changed.
-fn log_changes(changes: &[String], cause: ReloadCause) {
-    match changes.is_empty() {
-        false => tracing::info!("configuration reloaded; changed: {}", changes.join(", ")),
-        // A file changes without a change of its settings whenever it is written again.
-        true if !cause.is_of_operator() => {}
-        true => tracing::info!("configuration reloaded; no setting that takes effect now has changed"),
     }
 }

@@ -3,15 +3,19 @@
 //! `rollback.rs`, `follow.rs` and `start.rs`.
 
 use super::{
-    AUDIT_TARGET, MAX_CHANGE_ATTEMPTS, Rollout,
+    MAX_CHANGE_ATTEMPTS, Rollout,
     activity::{LoadResult, LoadSource, is_temporary},
     audit,
     slot::{ActiveVersion, PluginSlot},
 };
-use crate::hub::{conflict, stopping, unavailable};
+use crate::{
+    audit::{Actor, AuditAction},
+    hub::{conflict, stopping, unavailable},
+};
 use bytes::Bytes;
 use std::{sync::Arc, time::Duration};
 use switchyard_plugin::{Plugin, PluginConfig, PluginFile, digest};
+use switchyard_process::log::AUDIT_TARGET;
 use switchyard_protocol::{Refusal, unix_ms};
 use switchyard_store::{ActivationSource, HistoryChange, Release, Unavailable, VersionHistory};
 
@@ -24,13 +28,13 @@ pub(crate) struct Deployment {
     pub code: Bytes,
     pub signature: Option<String>,
     pub source: ActivationSource,
-    /// The principal who deploys it. `None` for the configured file.
-    pub by: Option<String>,
+    /// Who deploys it.
+    pub by: Actor,
 }
 
 impl Deployment {
     pub(super) fn of_file(file: PluginFile) -> Self {
-        Self { code: file.code, signature: file.signature, source: ActivationSource::File, by: None }
+        Self { code: file.code, signature: file.signature, source: ActivationSource::File, by: Actor::Config }
     }
 }
 
@@ -129,7 +133,7 @@ impl Rollout {
                     let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
                     let previous = self.activate(slot, version, true).await?;
                     slot.store_config(config);
-                    audit::log_config_change(previous.as_ref(), &plugin);
+                    audit::log_config_change(&self.hub.audit, previous.as_ref(), &plugin);
                 }
                 Ok(LoadResult::Active)
             };
@@ -139,7 +143,8 @@ impl Rollout {
             if let Err(refusal) = &restarted
                 && !is_temporary(refusal)
             {
-                audit::log_failed_load(config, &sha256, LoadSource::Config, None, &refusal.message);
+                let audit = &self.hub.audit;
+                audit::log_failed_load(audit, config, &sha256, LoadSource::Config, &Actor::Config, refusal);
             }
             restarted?;
         }
@@ -163,8 +168,9 @@ impl Rollout {
             refusal.message += &format!(" ({})", file.display());
         }
         slot.finish_loading(&sha256, &deployed);
-        if let (Err(refusal), Some(by)) = (&deployed, &by) {
-            audit::log_failed_load(config, &sha256, source, Some(by), &refusal.message);
+        // A file that cannot be deployed is read again and again.
+        if let (Err(refusal), Actor::Caller { .. }) = (&deployed, &by) {
+            audit::log_failed_load(&self.hub.audit, config, &sha256, source, &by, refusal);
         }
         slot.activity.record_load(source, &deployed);
         deployed.map(drop)
@@ -230,7 +236,7 @@ impl Rollout {
                 return Err(unavailable(error));
             }
         }
-        audit::log_activation(&plugin, deployment.source.into(), deployment.by.as_deref());
+        audit::log_activation(&self.hub.audit, &plugin, deployment.source.into(), &deployment.by);
         let (package, before) = (&plugin.info().package, previous.map(|p| p.plugin.info().package.clone()));
         if let Some(before) = before.filter(|before| before != package) {
             tracing::warn!(
@@ -257,7 +263,7 @@ impl Rollout {
             version: plugin.info().version.clone(),
             signature: deployment.signature.clone(),
             source: deployment.source,
-            by: deployment.by.clone(),
+            by: deployment.by.principal().map(ToString::to_string),
             at: unix_ms(),
             withdrawn: None,
             rolled_back_by: None,
@@ -352,11 +358,8 @@ impl Rollout {
         let probation = watched.map(|previous| self.watch(slot, &version, previous, quarantines));
         let candidate = slot.state().set_active(version, probation);
         if let Some(candidate) = candidate {
-            audit::log_candidate(
-                candidate.shadow.plugin(),
-                None,
-                "candidate ended: another version is active",
-            );
+            let ended = candidate.shadow.plugin();
+            audit::log_candidate(&self.hub.audit, AuditAction::CandidateDrop, ended, &Actor::Node);
         }
         Ok(previous)
     }

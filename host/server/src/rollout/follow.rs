@@ -7,7 +7,7 @@ use super::{
     audit,
     slot::{ActiveVersion, PluginSlot},
 };
-use crate::hub::unavailable;
+use crate::{audit::Actor, hub::unavailable};
 use std::{sync::Arc, time::Instant};
 use switchyard_protocol::Refusal;
 use switchyard_store::{StoredPlugins, Unavailable, VersionHistory};
@@ -80,7 +80,8 @@ impl Rollout {
         // A version to which others rolled back has proved itself; a new one is put on probation.
         let is_new =
             !history.is_rollback && history.versions.first().is_some_and(|newest| newest.sha256 == sha256);
-        let by = history.active().filter(|_| !history.is_rollback).and_then(|release| release.by.clone());
+        let by = history.active().filter(|_| !history.is_rollback).and_then(|release| release.by.as_deref());
+        let by = Actor::Store(by.map(Into::into));
         let followed = async {
             let plugin = self.load_stored(slot, &config, &sha256).await?;
             let _activating = slot.rollout_lock.lock().await;
@@ -101,7 +102,7 @@ impl Rollout {
         }
         match followed {
             Ok(Some(plugin)) => {
-                audit::log_activation(&plugin, LoadSource::Store, by.as_deref());
+                audit::log_activation(&self.hub.audit, &plugin, LoadSource::Store, &by);
             }
             Ok(None) => return Ok(()),
             // Both may be temporary.

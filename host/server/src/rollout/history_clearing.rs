@@ -1,7 +1,8 @@
 //! Clears the history of rooms that change their plugin, if an operator wants that: it may hold what the new plugin
 //! would not have let through. Does not decide which rooms change.
 
-use super::{AUDIT_TARGET, Rollout};
+use super::Rollout;
+use crate::audit::{Actor, AuditAction, AuditEvent};
 use futures_util::future::try_join_all;
 use std::{
     collections::BTreeSet,
@@ -60,7 +61,8 @@ impl Rollout {
         let clear = async move {
             match rollout.clear_history(&record).await {
                 Ok(Some(rooms)) => {
-                    tracing::info!(target: AUDIT_TARGET, rooms, "history of rooms cleared");
+                    let event = AuditEvent::new(Actor::Node, AuditAction::HistoryClear, "rooms");
+                    rollout.hub.audit.record(&event.detail("rooms", rooms));
                     done.store(true, Ordering::Release);
                 }
                 Ok(None) => {}

@@ -7,7 +7,10 @@ use super::{
     stored_changes::SlotChange,
     view::CandidateView,
 };
-use crate::hub::{Observer, cannot_start_thread, conflict};
+use crate::{
+    audit::{Actor, AuditAction},
+    hub::{Observer, cannot_start_thread, conflict},
+};
 use serde::Serialize;
 use std::{collections::BTreeMap, sync::Arc};
 use switchyard_plugin::{PluginSeries, Shadow};
@@ -69,7 +72,7 @@ impl Rollout {
             headers: plugin.headers().to_vec(),
             mirror: shadow.mirror(),
         })?;
-        audit::log_candidate(&plugin, Some(&change.by), "candidate started");
+        audit::log_candidate(&self.hub.audit, AuditAction::CandidateStart, &plugin, &change.by);
         let candidate = Candidate { shadow, code, signature, since: unix_ms() };
         let started = NewCandidate { change: change.clone(), candidate };
         let view = started.view();
@@ -87,12 +90,13 @@ impl Rollout {
         self.new_candidates.locked().get(name).map(NewCandidate::view)
     }
 
-    /// Ends the candidate of a plugin that has not been added yet, if there is one. `by` is the principal who asks for it.
-    pub(crate) fn drop_new_candidate(&self, name: &str, by: Option<&str>) -> Option<NewCandidateView> {
+    /// Ends the candidate of a plugin that has not been added yet, if there is one. `by` asks for it.
+    pub(crate) fn drop_new_candidate(&self, name: &str, by: &Actor) -> Option<NewCandidateView> {
         let mut candidates = self.new_candidates.locked();
         let dropped = candidates.remove(name)?;
         self.hub.remove_observer(name);
-        audit::log_candidate(dropped.candidate.shadow.plugin(), by, "candidate dropped");
+        let plugin = dropped.candidate.shadow.plugin();
+        audit::log_candidate(&self.hub.audit, AuditAction::CandidateDrop, plugin, by);
         // The candidate could only read it.
         if self.slot(name).is_err() {
             self.remove_state(name);
@@ -104,7 +108,7 @@ impl Rollout {
     pub(super) fn end_added_candidates(&self) {
         let names: Vec<_> = self.new_candidates.locked().keys().cloned().collect();
         for name in names.iter().filter(|name| self.slot(name).is_ok()) {
-            self.drop_new_candidate(name, None);
+            self.drop_new_candidate(name, &Actor::Node);
         }
     }
 
@@ -113,12 +117,12 @@ impl Rollout {
     pub(super) async fn add_new_candidate(
         self: &Arc<Self>,
         name: &str,
-        by: &str,
+        by: &Actor,
     ) -> Option<Result<Arc<PluginSlot>, Refusal>> {
         let (change, code, signature) = {
             let candidates = self.new_candidates.locked();
             let NewCandidate { change, candidate } = candidates.get(name)?;
-            let change = SlotChange { by: by.to_owned(), ..change.clone() };
+            let change = SlotChange { by: by.clone(), ..change.clone() };
             (change, candidate.code.clone(), candidate.signature.clone())
         };
         let added = async {

@@ -2,7 +2,10 @@
 //! rooms and their order while the node runs. Does not decide which version of a plugin is active.
 
 use super::{Rollout, deploy::FILE_READ_TIMEOUT, log_set_change, slot::PluginSlot};
-use crate::hub::stopping;
+use crate::{
+    audit::{Actor, AuditAction, AuditEvent},
+    hub::stopping,
+};
 use std::sync::{Arc, atomic::Ordering};
 use switchyard_plugin::PluginConfig;
 use switchyard_protocol::{ErrorCode, Refusal};
@@ -70,13 +73,13 @@ impl Rollout {
             }
         }
         for (slot, config) in next.iter().zip(configs) {
-            log_set_change(slot, &before, config);
+            log_set_change(&self.hub.audit, slot, &before, config);
             slot.set_rooms(&config.rooms);
         }
         self.govern(next, configs, clears_history, |_| ()).await;
         for slot in removed {
             self.hub.remove_slot(slot.id).await;
-            tracing::info!(target: super::AUDIT_TARGET, plugin = slot.name(), "plugin removed");
+            self.hub.audit.record(&AuditEvent::new(Actor::Config, AuditAction::PluginRemove, slot.name()));
             change.removed.push(slot.name());
         }
         change

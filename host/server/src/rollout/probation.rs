@@ -65,7 +65,7 @@ impl Rollout {
             true => WithdrawalKind::Config,
             false => WithdrawalKind::Probation,
         });
-        audit::log_withdrawal(plugin, &previous, &reason);
+        audit::log_withdrawal(&self.hub.audit, plugin, &previous, &reason);
         slot.state().failed = Some(FailedVersion::now(Some(&sha256), &reason));
         if is_same_code {
             return;

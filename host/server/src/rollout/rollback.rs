@@ -6,25 +6,27 @@ use super::{
     audit,
     slot::{ActiveVersion, PluginSlot},
 };
-use crate::hub::{conflict, stopping, unavailable};
+use crate::{
+    audit::Actor,
+    hub::{conflict, stopping, unavailable},
+};
 use std::sync::Arc;
 use switchyard_protocol::Refusal;
 use switchyard_store::{HistoryChange, RollbackReason};
 
 impl Rollout {
     /// Activates an earlier version on all nodes: the one that was loaded before the active one, or the one
-    /// whose SHA-256 begins with `to`. `by` is the principal who asks for it.
+    /// whose SHA-256 begins with `to`. `by` asks for it.
     pub(crate) async fn rollback(
         self: &Arc<Self>,
         name: &str,
         to: Option<String>,
-        by: Option<String>,
+        by: Actor,
     ) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
         let (rollout, of) = (self.clone(), slot.clone());
         // On a task of its own: if the caller goes away, this must not stop halfway.
-        let rolled_back =
-            tokio::spawn(async move { rollout.roll_back(&of, to.as_deref(), by.as_deref()).await });
+        let rolled_back = tokio::spawn(async move { rollout.roll_back(&of, to.as_deref(), &by).await });
         rolled_back.await.unwrap_or_else(|_| Err(stopping()))?;
         Ok(slot)
     }
@@ -33,7 +35,7 @@ impl Rollout {
         self: &Arc<Self>,
         slot: &Arc<PluginSlot>,
         to: Option<&str>,
-        by: Option<&str>,
+        by: &Actor,
     ) -> Result<(), Refusal> {
         let name = &slot.name();
         let history = self.registry().history(name).await.map_err(unavailable)?;
@@ -65,7 +67,7 @@ impl Rollout {
             }
             let version = ActiveVersion { plugin: plugin.clone(), config: config.clone() };
             let previous = self.activate(slot, version, false).await?;
-            let next = history.roll_back_to(&target, RollbackReason::ByHand(by.unwrap_or("-")));
+            let next = history.roll_back_to(&target, RollbackReason::ByHand(by.principal_name()));
             let change = HistoryChange { history: &next, code: None, dropped: &[] };
             let changed = self.registry().change(name, change).await;
             let refusal = match changed {
@@ -75,7 +77,7 @@ impl Rollout {
                     if previous.is_some_and(|sha256| history.find(sha256) != next.find(sha256)) {
                         slot.activity.record_withdrawal(WithdrawalKind::Rollback);
                     }
-                    audit::log_rollback(previous, &plugin, by);
+                    audit::log_rollback(&self.hub.audit, previous, &plugin, by);
                     slot.state().history = next;
                     return Ok(LoadResult::Active);
                 }
@@ -89,7 +91,8 @@ impl Rollout {
         slot.finish_loading(&target, &rolled_back);
         slot.activity.record_load(LoadSource::Rollback, &rolled_back);
         if let Err(refusal) = &rolled_back {
-            audit::log_failed_load(&config, &target, LoadSource::Rollback, by, &refusal.message);
+            let audit = &self.hub.audit;
+            audit::log_failed_load(audit, &config, &target, LoadSource::Rollback, by, refusal);
         }
         rolled_back.map(drop)
     }

@@ -8,7 +8,10 @@ use super::{
     deploy::Deployment,
     slot::{Candidate, PluginSlot},
 };
-use crate::hub::{cannot_start_thread, conflict};
+use crate::{
+    audit::{Actor, AuditAction},
+    hub::{cannot_start_thread, conflict},
+};
 use bytes::Bytes;
 use std::sync::Arc;
 use switchyard_plugin::{Plugin, Shadow, digest};
@@ -16,25 +19,26 @@ use switchyard_protocol::{Refusal, unix_ms};
 use switchyard_store::ActivationSource;
 
 impl Rollout {
-    /// Starts a candidate, replacing the one before. It ends when another version is activated. `by` is the
-    /// principal who asks for it.
+    /// Starts a candidate, replacing the one before. It ends when another version is activated. `by`
+    /// asks for it.
     pub(crate) async fn start_shadow(
         &self,
         name: &str,
         code: Bytes,
         signature: Option<String>,
-        by: &str,
+        by: &Actor,
     ) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
         let sha256 = digest(&code);
         let started = self.start_candidate(&slot, code, signature).await;
         let outcome = started.as_ref().map(|_| LoadResult::Active).map_err(Refusal::clone);
         slot.activity.record_load(LoadSource::Shadow, &outcome);
+        let audit = &self.hub.audit;
         match &started {
-            Ok(candidate) => audit::log_candidate(candidate, Some(by), "candidate started"),
+            Ok(candidate) => audit::log_candidate(audit, AuditAction::CandidateStart, candidate, by),
             Err(refusal) => {
                 let config = slot.config();
-                audit::log_failed_load(&config, &sha256, LoadSource::Shadow, Some(by), &refusal.message);
+                audit::log_failed_load(audit, &config, &sha256, LoadSource::Shadow, by, refusal);
             }
         }
         started.map(|_| slot)
@@ -64,21 +68,25 @@ impl Rollout {
         Ok(plugin)
     }
 
-    /// Ends the candidate. `by` is the principal who asks for it.
-    pub(crate) async fn stop_shadow(&self, name: &str, by: &str) -> Result<Arc<PluginSlot>, Refusal> {
+    /// Ends the candidate. `by` asks for it.
+    pub(crate) async fn stop_shadow(&self, name: &str, by: &Actor) -> Result<Arc<PluginSlot>, Refusal> {
         let slot = self.slot(name)?;
         {
             let _activating = slot.rollout_lock.lock().await;
             let candidate = slot.state().candidate.take().ok_or_else(|| no_candidate(name))?;
             self.hub.set_mirror(slot.id, None);
-            audit::log_candidate(candidate.shadow.plugin(), Some(by), "candidate dropped");
+            let dropped = candidate.shadow.plugin();
+            audit::log_candidate(&self.hub.audit, AuditAction::CandidateDrop, dropped, by);
         }
         Ok(slot)
     }
 
-    /// Deploys the candidate, on all nodes. If its plugin has not been added yet, adds it. `by` is the principal who asks for
-    /// it.
-    pub(crate) async fn promote(self: &Arc<Self>, name: &str, by: &str) -> Result<Arc<PluginSlot>, Refusal> {
+    /// Deploys the candidate, on all nodes. If its plugin has not been added yet, adds it. `by` asks for it.
+    pub(crate) async fn promote(
+        self: &Arc<Self>,
+        name: &str,
+        by: &Actor,
+    ) -> Result<Arc<PluginSlot>, Refusal> {
         if let Some(added) = self.add_new_candidate(name, by).await {
             return added;
         }
@@ -87,13 +95,13 @@ impl Rollout {
         Ok(slot)
     }
 
-    async fn deploy_candidate(self: &Arc<Self>, slot: &Arc<PluginSlot>, by: &str) -> Result<(), Refusal> {
+    async fn deploy_candidate(self: &Arc<Self>, slot: &Arc<PluginSlot>, by: &Actor) -> Result<(), Refusal> {
         let _deploying = slot.deploy_lock.lock().await;
         let deployment = slot.state().candidate.as_ref().map(|candidate| Deployment {
             code: candidate.code.clone(),
             signature: candidate.signature.clone(),
             source: ActivationSource::Promotion,
-            by: Some(by.to_owned()),
+            by: by.clone(),
         });
         let deployment = deployment.ok_or_else(|| no_candidate(&slot.name()))?;
         let config = slot.config.load_full();

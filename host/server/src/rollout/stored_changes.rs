@@ -2,12 +2,15 @@
 //! becomes plugins of this node is in `stored_plugins.rs`.
 
 use super::{
-    AUDIT_TARGET, ChangePreview, MAX_CHANGE_ATTEMPTS, PlannedChange, Rollout,
+    ChangePreview, MAX_CHANGE_ATTEMPTS, PlannedChange, Rollout,
     record_changes::{EFFECT_POLL_INTERVAL, EFFECT_TIMEOUT, rooms_of, slot_conflict, still_changing},
     slot::PluginSlot,
     staged_versions::StagedVersion,
 };
-use crate::hub::{CompiledVersion, conflict, stopping, unavailable};
+use crate::{
+    audit::{Actor, AuditAction, AuditEvent},
+    hub::{CompiledVersion, conflict, stopping, unavailable},
+};
 use serde_json::{Map, Value};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use switchyard_plugin::{Plugin, PluginConfig, PluginSeries, digest};
@@ -36,7 +39,7 @@ pub(crate) struct SlotChange {
     pub opens_rooms: bool,
     /// Whether rooms that change their plugin lose their history.
     pub clears_history: bool,
-    pub by: String,
+    pub by: Actor,
 }
 
 /// A plugin that an operator wants to remove.
@@ -46,7 +49,7 @@ pub(crate) struct SlotRemoval {
     pub opens_rooms: bool,
     /// Whether rooms that change their plugin lose their history.
     pub clears_history: bool,
-    pub by: String,
+    pub by: Actor,
 }
 
 /// The version with which a changed slot starts.
@@ -120,7 +123,7 @@ impl Rollout {
         let revision = match &version.staged {
             None => self.record_change(&change, seen, None).await?,
             Some(staged) => {
-                let token = self.reserve(&change.name, &change.by).await?;
+                let token = self.reserve(&change.name, change.by.principal_name()).await?;
                 let recorded = async {
                     self.store_version(&change, &version.plugin, staged).await?;
                     self.record_change(&change, seen, Some(token)).await
@@ -137,9 +140,11 @@ impl Rollout {
         if let Some(staged) = &version.staged {
             self.staged.forget(&change.name, &staged.code);
         }
-        let (plugin, by) = (&change.name, &change.by);
-        let sha256 = &version.plugin.info().sha256;
-        tracing::info!(target: AUDIT_TARGET, plugin, by, sha256, "plugin of the store changed");
+        let action =
+            if version.staged.is_some() { AuditAction::PluginAdd } else { AuditAction::PluginConfigure };
+        let event = AuditEvent::new(change.by.clone(), action, &change.name);
+        let event = event.digest(&version.plugin.info().sha256).detail("config", config.digest());
+        self.hub.audit.record(&event.detail("revision", revision));
         self.applied_record(revision).await?;
         self.slot(&change.name)
     }
@@ -172,7 +177,8 @@ impl Rollout {
                 break next.revision;
             }
         };
-        tracing::info!(target: AUDIT_TARGET, plugin = name, by, "plugin removed from the store");
+        let event = AuditEvent::new(by.clone(), AuditAction::PluginRemove, name);
+        self.hub.audit.record(&event.detail("revision", revision));
         // Its versions are deleted when no node runs them any more. If that takes too long, they stay until a plugin of
         // this name is added.
         let until = Instant::now() + REMOVAL_TIMEOUT;
@@ -188,7 +194,7 @@ impl Rollout {
             tokio::time::sleep(EFFECT_POLL_INTERVAL).await;
         }
         // Another plugin of this name may have been added since. It keeps its versions.
-        let token = match self.reserve(name, by).await {
+        let token = match self.reserve(name, by.principal_name()).await {
             Ok(token) => token,
             Err(refusal) if refusal.code == ErrorCode::Conflict => return Ok(RemovedValues::default()),
             Err(refusal) => return Err(refusal),
@@ -236,7 +242,7 @@ impl Rollout {
             settings: change.settings.clone(),
             before: change.before.clone(),
             revision: 0,
-            by: change.by.clone(),
+            by: change.by.principal_name().to_owned(),
             at: unix_ms(),
         };
         let (live, _) = self.live_nodes().await.map_err(unavailable)?;
@@ -307,7 +313,7 @@ impl Rollout {
             version: plugin.info().version.clone(),
             signature: staged.signature.clone(),
             source: ActivationSource::Load,
-            by: Some(change.by.clone()),
+            by: change.by.principal().map(ToString::to_string),
             at: unix_ms(),
             withdrawn: None,
             rolled_back_by: None,

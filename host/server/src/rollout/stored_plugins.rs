@@ -2,7 +2,10 @@
 //! of them becomes slots, configurations and versions here. Does not change the record.
 
 use super::{Rollout, slot::PluginSlot, view::FailedVersion};
-use crate::hub::{conflict, unavailable};
+use crate::{
+    audit::{Actor, AuditAction, AuditEvent},
+    hub::{conflict, unavailable},
+};
 use std::sync::Arc;
 use switchyard_plugin::PluginConfig;
 use switchyard_process::lock::LockExt;
@@ -64,9 +67,13 @@ impl Rollout {
     /// Loads a plugin of the store, or starts it again with other settings.
     async fn prepare_stored_plugin(self: &Arc<Self>, governed: &GovernedSlot) {
         let (Some(stored), Ok(config)) = (&governed.stored, self.stored_config(governed)) else { return };
-        let (plugin, by, revision) = (&governed.name, &stored.by, stored.revision);
+        let (plugin, revision) = (&governed.name, stored.revision);
+        let event = |action| {
+            let by = Actor::Store(Some(stored.by.as_str().into()));
+            AuditEvent::new(by, action, plugin).detail("config", config.digest())
+        };
         if let Some(slot) = self.own_slot(governed) {
-            tracing::info!(target: super::AUDIT_TARGET, plugin, by, "plugin configured");
+            self.hub.audit.record(&event(AuditAction::PluginConfigure));
             if let Err(refusal) = self.reload(&slot, config.clone()).await {
                 tracing::error!("{}; plugin '{plugin}' stays as it was", refusal.message);
             }
@@ -80,7 +87,7 @@ impl Rollout {
             return;
         }
         let rooms: Vec<_> = governed.rooms.iter().map(ToString::to_string).collect();
-        tracing::info!(target: super::AUDIT_TARGET, plugin, rooms = rooms.join(" "), by, "plugin added");
+        self.hub.audit.record(&event(AuditAction::PluginAdd).detail("rooms", rooms.join(" ")));
         let slot = Arc::new(PluginSlot::new(self.hub.add_slot(plugin), config.clone()));
         let loaded = self.load_stored_plugin(&slot).await;
         if let Err(refusal) = &loaded {
@@ -139,9 +146,13 @@ impl Rollout {
         }
         for StoredPlugin { slot, .. } in removed {
             self.hub.remove_slot(slot.id).await;
-            let (plugin, sha256) = (slot.name(), slot.plugin().map(|plugin| plugin.info().sha256.clone()));
-            let state_bytes = self.remove_state(&plugin).bytes;
-            tracing::info!(target: super::AUDIT_TARGET, plugin, sha256, state_bytes, "plugin removed");
+            let state_bytes = self.remove_state(&slot.name()).bytes;
+            let event = AuditEvent::new(Actor::Store(None), AuditAction::PluginRemove, slot.name());
+            let event = event.detail("state_bytes", state_bytes);
+            self.hub.audit.record(&match slot.plugin() {
+                Some(plugin) => event.digest(&plugin.info().sha256),
+                None => event,
+            });
         }
     }
 

@@ -7,7 +7,7 @@ mod registry;
 use super::*;
 use crate::hub::tests::guest::{Connect, guest};
 use bytes::Bytes;
-use node::{NAME, TestNode};
+use node::{NAME, TestNode, by};
 use registry::TestRegistry;
 use std::{
     sync::atomic::Ordering::Relaxed,
@@ -127,7 +127,7 @@ async fn a_version_that_fails_on_probation_is_rolled_back_on_all_nodes() {
         let state = versions.iter().find(|(sha256, ..)| *sha256 == withdrawn).map(|(_, state, _)| &**state);
         assert_eq!(state, Some("failed"), "{versions:?}");
     }
-    let refusal = one.rollout.rollback(NAME, None, None).await.err().unwrap();
+    let refusal = one.rollout.rollback(NAME, None, by("acme")).await.err().unwrap();
     assert_eq!(refusal.code, ErrorCode::Conflict, "a withdrawn version is not rolled back to");
 }
 
@@ -150,9 +150,9 @@ async fn a_failing_version_without_probation_stays_active() {
 async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
     let registry = TestRegistry::new();
     let node = TestNode::started(&registry, Some(version(1))).await;
-    let no_candidate = node.rollout.promote(NAME, "acme").await.err().unwrap();
+    let no_candidate = node.rollout.promote(NAME, &by("acme")).await.err().unwrap();
     assert_eq!(no_candidate.code, ErrorCode::Conflict);
-    node.rollout.start_shadow(NAME, version(2), None, "ann").await.unwrap();
+    node.rollout.start_shadow(NAME, version(2), None, &by("ann")).await.unwrap();
     assert_eq!(node.limit().await, Some(1), "the active version answers");
     assert_eq!(history(&registry).await.generation, 1, "other nodes know nothing of it");
     eventually("the comparison", async || {
@@ -160,7 +160,7 @@ async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
         view["shadow"]["hooks"]["connect"]["different"] == 1
     })
     .await;
-    node.rollout.promote(NAME, "acme").await.unwrap();
+    node.rollout.promote(NAME, &by("acme")).await.unwrap();
     assert_eq!(node.limit().await, Some(2));
     assert_eq!(node.versions()[0], (digest(&version(2)), "probation".to_owned(), "promotion".into()));
     assert!(node.slot().view().shadow.is_none());
@@ -169,14 +169,14 @@ async fn a_candidate_sees_the_traffic_without_effect_and_can_be_promoted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_candidate_sees_nothing_more() {
     let node = TestNode::started(&TestRegistry::new(), Some(version(1))).await;
-    node.rollout.start_shadow(NAME, version(2), None, "ann").await.unwrap();
+    node.rollout.start_shadow(NAME, version(2), None, &by("ann")).await.unwrap();
     let plugin = node.slot().state().candidate.as_ref().unwrap().shadow.plugin().clone();
     node.limit().await;
     eventually("a call", async || plugin.stats().status().counts.calls.contains_key("connect.authorize"))
         .await;
     let calls = || plugin.stats().status().counts.calls["connect.authorize"].0;
     assert_eq!(calls(), 1);
-    node.rollout.stop_shadow(NAME, "ann").await.unwrap();
+    node.rollout.stop_shadow(NAME, &by("ann")).await.unwrap();
     node.limit().await;
     // The candidate's thread keeps the plugin until it has ended.
     eventually("the end of its thread", async || Arc::strong_count(&plugin) == 1).await;
@@ -234,7 +234,7 @@ async fn a_rollback_that_another_version_overtakes_changes_nothing() {
     let two = TestNode::started(&registry, None).await;
     registry.code_asked.forget_permits(usize::MAX >> 4);
     let gate = registry.hold_code();
-    let rolling_back = two.rollout.rollback(NAME, None, None);
+    let rolling_back = two.rollout.rollback(NAME, None, by("acme"));
     let loading = async {
         registry.code_asked.acquire().await.unwrap().forget();
         two.load(version(3)).await.unwrap();
@@ -253,14 +253,14 @@ async fn a_rollback_activates_the_version_before_on_all_nodes() {
     one.load(version(2)).await.unwrap();
     one.load(version(3)).await.unwrap();
     let two = TestNode::started(&registry, None).await;
-    one.rollout.rollback(NAME, None, None).await.unwrap();
+    one.rollout.rollback(NAME, None, by("acme")).await.unwrap();
     two.follow().await.unwrap();
     assert_eq!((one.limit().await, two.limit().await), (Some(2), Some(2)));
-    one.rollout.rollback(NAME, None, None).await.unwrap();
+    one.rollout.rollback(NAME, None, by("acme")).await.unwrap();
     assert_eq!(one.limit().await, Some(1), "a second rollback goes further back");
-    let unknown = one.rollout.rollback(NAME, Some("f00d".to_owned()), None).await.err().unwrap();
+    let unknown = one.rollout.rollback(NAME, Some("f00d".to_owned()), by("acme")).await.err().unwrap();
     assert_eq!(unknown.code, ErrorCode::Conflict);
-    one.rollout.rollback(NAME, Some(digest(&version(3))), None).await.unwrap();
+    one.rollout.rollback(NAME, Some(digest(&version(3))), by("acme")).await.unwrap();
     two.follow().await.unwrap();
     assert_eq!((one.limit().await, two.limit().await), (Some(3), Some(3)));
     // Regression: nodes that followed put the version on probation, because it is the newest that was loaded.
@@ -325,7 +325,7 @@ async fn a_history_that_the_store_has_lost_is_restored_with_its_code() {
     assert_eq!(history(&registry).await, before);
     let new = TestNode::started(&registry, None).await;
     assert_eq!(new.limit().await, Some(2));
-    new.rollout.rollback(NAME, None, None).await.unwrap();
+    new.rollout.rollback(NAME, None, by("acme")).await.unwrap();
     assert_eq!(new.limit().await, Some(1), "the code of the earlier version is there, too");
 }
 

@@ -1,6 +1,7 @@
 //! Finds out who a client is: by its key, or by its user token. Starts no session.
 
 use crate::{
+    hub::EnforcedDenials,
     key::{Key, Keys},
     token::TokenVerifier,
 };
@@ -13,6 +14,7 @@ use switchyard_protocol::{Refusal, request::Credentials};
 pub(crate) struct Authenticator<'a> {
     pub keys: &'a ArcSwap<Keys>,
     pub tokens: &'a TokenVerifier,
+    pub denials: &'a EnforcedDenials,
 }
 
 impl Authenticator<'_> {
@@ -23,13 +25,17 @@ impl Authenticator<'_> {
             Credentials::ApiKey(key) => self.keys.load().authenticate(key),
             Credentials::Token(token) => {
                 let claims = self.tokens.verify(token).await?;
-                self.keys.load().accept(&claims)
+                let key = self.keys.load().accept(&claims)?;
+                self.denials.check_token(&key)?;
+                Ok(key)
             }
         }
     }
 
     /// The key or token that a client has presented before, if it is still valid.
     pub(crate) fn current(self, key: &Arc<Key>) -> Result<Arc<Key>, Refusal> {
-        self.keys.load().current(key)
+        let key = self.keys.load().current(key)?;
+        self.denials.check_token(&key)?;
+        Ok(key)
     }
 }

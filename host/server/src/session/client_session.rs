@@ -49,7 +49,7 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) fn authenticator(&self) -> Authenticator<'_> {
-        Authenticator { keys: &self.keys, tokens: &self.tokens }
+        Authenticator { keys: &self.keys, tokens: &self.tokens, denials: &self.hub.denials }
     }
 }
 

@@ -99,7 +99,7 @@ impl UnauthenticatedSession {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key::Keys, token::TokenVerifier};
+    use crate::{hub::EnforcedDenials, key::Keys, token::TokenVerifier};
     use arc_swap::ArcSwap;
     use std::collections::HashMap;
     use switchyard_store::key::Digest;
@@ -111,7 +111,8 @@ mod tests {
 
     async fn authenticate(presented: Option<Arc<Key>>, text: &str) -> Result<Authenticated<'_>, Rejected> {
         let (keys, tokens) = (ArcSwap::from_pointee(keys()), TokenVerifier::default());
-        let authenticator = Authenticator { keys: &keys, tokens: &tokens };
+        let denials = EnforcedDenials::default();
+        let authenticator = Authenticator { keys: &keys, tokens: &tokens, denials: &denials };
         UnauthenticatedSession::new(presented).frame(text, authenticator).await
     }
 

@@ -145,6 +145,11 @@ impl Names {
         self.key("/keys", "all")
     }
 
+    /// Hash: bans and revocations by target, and their revision.
+    pub(super) fn denials(&self) -> String {
+        self.key("/denials", "all")
+    }
+
     /// Hash: by plugin, its version history; and the revision of all of them.
     pub(super) fn plugins(&self) -> String {
         self.key("/plugins", "lineages")

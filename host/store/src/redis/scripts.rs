@@ -17,6 +17,7 @@ macro_rules! script {
 
 pub(super) mod clock;
 pub(super) mod connections;
+pub(super) mod denials;
 pub(super) mod governance;
 pub(super) mod leases;
 pub(super) mod memberships;

@@ -336,6 +336,7 @@ impl From<Arc<RedisStore>> for Store {
             rooms: redis.clone(),
             plugins: redis.clone(),
             governance: redis.clone(),
+            denials: redis.clone(),
             keys: Some(redis.clone()),
             shared_values: Some(redis.clone()),
             remote: Some(redis),

@@ -2,6 +2,7 @@
 //! where it can.
 
 mod cluster;
+mod denials;
 mod ended;
 mod offsets;
 mod room_index;
@@ -115,7 +116,7 @@ async fn the_store_passes_the_contract_on_a_standalone_server() {
     ]);
     // Only keys whose number is bounded may have no time to live: one per store or per stored version of a
     // plugin, and those of a node, which other nodes delete when it dies.
-    let lasting = [":schema", "{/nodes}", "{/rooms}", "{/plugins}", "}:estate"];
+    let lasting = [":schema", "{/nodes}", "{/rooms}", "{/plugins}", "{/denials}", "}:estate"];
     let other: Vec<_> = immortal
         .lines()
         .filter(|key| !key.is_empty() && !lasting.iter().any(|name| key.contains(name)))

@@ -3,6 +3,7 @@
 use super::*;
 use crate::hub::tests::{govern, version};
 use serde_json::value::RawValue;
+use switchyard_store::denial::{Denial, DenialTarget};
 
 /// A hub with a plugin for `g:*` that does not check messages, and one for `closed:*` that is not loaded.
 async fn hub() -> Arc<Hub> {
@@ -56,6 +57,28 @@ async fn answers_have_the_order_of_the_requests() {
     let (tag, published) = pipeline.next(&hub).await.unwrap();
     assert_eq!((tag, published.unwrap().offset), ("third", 2));
     assert!(pipeline.next(&hub).await.is_none());
+}
+
+/// What has waited for a plugin is not stored if its principal was banned meanwhile.
+#[tokio::test]
+async fn a_ban_applies_to_messages_in_flight() {
+    let hub = hub().await;
+    let (acme, bob) = (Source::new(&hub, "acme"), Source::new(&hub, "bob"));
+    let data = RawValue::from_string("1".into()).unwrap();
+    let mut pipelines = [&acme, &bob].map(|source| (source, PublishPipeline::default()));
+    for (source, pipeline) in &mut pipelines {
+        pipeline.begin(&hub, source.publisher(), proposal("closed:a", &data, None), "checked");
+        pipeline.begin(&hub, source.publisher(), proposal("a", &data, None), "waiting");
+    }
+    let (target, until) = (DenialTarget::principal("acme").unwrap(), u64::MAX);
+    assert!(hub.denials.replace([Denial { target, since: 0, until }].into_iter().collect()));
+    let mut outcomes = vec![];
+    for (_, pipeline) in &mut pipelines {
+        pipeline.next(&hub).await.unwrap().1.unwrap_err();
+        outcomes.push(pipeline.next(&hub).await.unwrap().1.map_err(|refusal| refusal.code));
+    }
+    assert_eq!(outcomes[0].as_ref().err(), Some(&ErrorCode::Forbidden));
+    assert_eq!(outcomes[1].as_ref().unwrap().offset, 1, "that of the other one is stored");
 }
 
 /// The plugin has no version yet, so the shard refuses the message that it must check.

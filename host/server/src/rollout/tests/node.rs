@@ -6,6 +6,7 @@ use super::{
     registry::{TestRegistry, memory_store},
 };
 use crate::{
+    audit::Actor,
     hub::{Hub, HubConfig, Proposal, Publisher, Ungoverned},
     metrics::Metrics,
 };
@@ -20,6 +21,11 @@ use switchyard_protocol::{
     room::{RoomName, RoomPattern},
 };
 use switchyard_store::{ActivationSource, PluginRegistry, Store, StoredPlugins};
+
+/// Somebody who calls the HTTP API.
+pub(super) fn by(principal: &str) -> Actor {
+    Actor::Caller { key: principal.into(), principal: principal.into(), from: None }
+}
 
 /// The plugin's name in the configuration.
 pub(super) const NAME: &str = "p";
@@ -47,6 +53,7 @@ impl TestNode {
             memory: MemoryAccount::unlimited(),
             vitals: Default::default(),
             policies: Default::default(),
+            audit: Default::default(),
         };
         let plugins = registry.clone();
         let store = async |_| Ok::<_, Infallible>(Store { plugins, ..memory_store() });
@@ -79,7 +86,7 @@ impl TestNode {
     }
 
     pub(super) async fn load(&self, code: Bytes) -> Result<(), Refusal> {
-        let by = Some("acme".to_owned());
+        let by = by("acme");
         let deployment = Deployment { code, signature: None, source: ActivationSource::Load, by };
         self.rollout.load(NAME, deployment).await.map(drop)
     }

@@ -59,6 +59,7 @@ impl ClientSession {
         if let Err(refusal) = registration.check_key(&services.keys) {
             return Err(Rejected::new(id, &refusal, hub::close_for_key(&refusal)));
         }
+        hub.check_denied(&key.principal, client.remote.ip()).map_err(rejected)?;
         let admitted = Self::admit(&hub, &key, session, client, permit, &connection).await;
         let Admitted { permit, limits, resumed } = admitted.map_err(rejected)?;
         let state = SessionState::new(&key, &limits, services.config.message);

@@ -12,6 +12,8 @@ pub(crate) enum NodeFault {
     Schema,
     /// Redis has lost API keys that this node knows.
     Keys,
+    /// Redis has lost bans or revocations that this node knows.
+    Denials,
 }
 
 #[derive(Default)]
