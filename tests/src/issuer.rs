@@ -112,12 +112,6 @@ impl Issuer {
             tokio::time::timeout(crate::EVENT_TIMEOUT, fetches.wait_for(|count| *count >= times)).await;
         fetched.expect("a fetch in time").expect("the issuer has the sender");
     }
-
-    /// The server goes away.
-    pub async fn stop(&mut self) {
-        self.task.abort();
-        (&mut self.task).await.ok();
-    }
 }
 
 impl Drop for Issuer {

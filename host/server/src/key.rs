@@ -445,6 +445,63 @@ mod tests {
         assert_eq!(key.seen_by_plugins, expected);
     }
 
+    /// What a token of an issuer with these settings and these claims may do: `s` for subscribe and `p` for publish, in
+    /// `dydx:eth`, `trades`, `*`, the own inbox and another one.
+    fn token_may(issuer: &str, claims: serde_json::Value) -> Result<String, Refusal> {
+        let text = format!("name = \"app\"\nissuer = \"i\"\naudience = \"a\"\n{issuer}");
+        let issuer: Arc<IssuerConfig> = Arc::new(toml::from_str(&text).unwrap());
+        let of = |name: &str| claims.get(name).cloned();
+        let claims = TokenClaims {
+            issuer: issuer.clone(),
+            principal: "acme".into(),
+            id: None,
+            issued: None,
+            expires: u64::MAX,
+            tier: of("tier").map(|tier| tier.as_str().unwrap().to_owned()),
+            scopes: of("scope").map(|scopes| serde_json::from_value(scopes).unwrap()),
+            rooms: of("rooms").map(|rooms| serde_json::from_value(rooms).unwrap()).map(Arc::new),
+            tags: Default::default(),
+            bytes: 100,
+        };
+        let key = Keys::default().with_issuers(&[issuer]).accept(&Arc::new(claims))?;
+        let shown = ["dydx:eth", "trades", "*", "@acme", "@bob"].map(|room| {
+            let room = RoomName::parse(room).unwrap();
+            let letter = |verb, letter| if key.require_in(verb, &room).is_ok() { letter } else { '-' };
+            String::from_iter([letter(Verb::Subscribe, 's'), letter(Verb::Publish, 'p')])
+        });
+        Ok(shown.join(" "))
+    }
+
+    #[test]
+    fn a_claim_narrows_what_an_issuer_gives_and_never_widens_it() {
+        use serde_json::json;
+        let all = r#"scopes = ["subscribe", "publish"]"#;
+        let dydx = r#"rooms = [{ match = "dydx:*", allow = ["subscribe", "publish"] }]"#;
+        let inboxes =
+            r#"rooms = [{ match = "**", allow = ["subscribe"] }, { match = "@*", allow = ["publish"] }]"#;
+        let claim = |rooms: &str, verbs: &[&str]| json!({"rooms": [{"match": rooms, "allow": verbs}]});
+        let both = ["subscribe", "publish"];
+        for (issuer, claims, expected) in [
+            ("", json!({}), "s- s- s- s- --"),
+            ("", json!({"scope": ["publish", "admin", "broadcast"]}), "-- -- -- -- --"),
+            (all, json!({"scope": ["publish"]}), "-p -p -- -p --"),
+            (all, json!({}), "sp sp s- sp --"),
+            (&format!("{all}\n{dydx}"), json!({}), "sp -- s- s- --"),
+            (all, claim("dydx:*", &["subscribe"]), "s- -- s- s- --"),
+            (&format!("{all}\n{dydx}"), claim("**", &both), "sp -- s- s- --"),
+            (&format!("{all}\n{dydx}"), claim("trades", &both), "-- -- s- s- --"),
+            // The inboxes of others come from the issuer alone.
+            (all, claim("@*", &both), "-- -- s- sp --"),
+            (all, claim("@bob", &both), "-- -- s- s- --"),
+            (&format!("{all}\n{inboxes}"), json!({}), "s- s- s- sp -p"),
+            (&format!("{all}\n{inboxes}"), claim("@bob", &both), "-- -- s- s- -p"),
+        ] {
+            assert_eq!(token_may(issuer, claims.clone()).unwrap(), expected, "{issuer} {claims}");
+        }
+        let refused = token_may("tier = \"a\"\ntiers = [\"a\"]", json!({"tier": "b"})).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidToken);
+    }
+
     /// Every combination of scope, grant, kind of room and verb.
     #[test]
     fn a_key_may_do_what_its_scopes_and_its_rooms_allow() {
