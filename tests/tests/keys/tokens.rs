@@ -230,15 +230,19 @@ async fn an_issuer_that_hangs_lies_or_is_away_gives_no_verdict_and_recovers() {
 #[tokio::test]
 async fn a_changed_issuer_holds_for_connections_that_exist() {
     let issuer = Issuer::start(KeyServer::Keys(vec![1])).await;
-    let server = serve(&issuer, "").await;
+    let section = |more: &str| Server::keys() + &issuer.section(&format!("prefix = \"app-\"\n{more}"));
+    // A reload that would remove all issuers has to be confirmed.
+    let other = "[[issuer]]\nname = \"shop\"\nissuer = \"https://shop.example.org\"\naudience = \"switchyard\"\n\
+                 algorithms = [\"EdDSA\"]\nkeys = \"none.json\"\nprefix = \"shop-\"\n";
+    let server = Server::start_with(&(section("") + other)).await;
+    issuer.fetched(1).await;
     let client = Live::connect_with(&server.url, auth(&user_token(1, json!({})))).await;
     client.subscribe(json!(["dydx:eth", "trades"])).await;
-    let narrower = r#"rooms = [{ match = "dydx:*", allow = ["subscribe"] }]"#;
-    server.reconfigure(&(Server::keys() + &issuer.section(narrower)));
+    server.reconfigure(&(section(r#"rooms = [{ match = "dydx:*", allow = ["subscribe"] }]"#) + other));
     let removed = client.wait_for_frame("a removal", |frame| frame["type"] == "unsubscribed").await;
     assert_eq!(removed["results"][0]["room"], "trades", "{removed}");
     client.round_trip().await;
-    server.reconfigure(&Server::keys());
+    server.reconfigure(&(Server::keys() + other));
     assert_eq!(client.ended(Duration::from_secs(10)).await, End { code: Some(4410) });
 }
 

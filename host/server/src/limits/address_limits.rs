@@ -69,12 +69,12 @@ impl AddressLimits {
         })
     }
 
-    /// `Err`: the address has presented too many invalid keys, and must wait before it tries another.
+    /// `Err`: the address has presented too many invalid keys or tokens, and must wait before it tries another.
     pub(super) fn check_failures(&self, address: IpAddr) -> Result<(), Refusal> {
         let Some(wait) = self.failures.wait(address) else { return Ok(()) };
         let group = AddressGroup::of(address);
         self.exceeded(LimitKind::AddressFailures, group, || {
-            retry_after(format!("too many invalid keys from {group}; try again later"), wait)
+            retry_after(format!("too many invalid keys or tokens from {group}; try again later"), wait)
         })
     }
 

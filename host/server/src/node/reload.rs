@@ -3,21 +3,19 @@
 //! An invalid file changes nothing, and what takes effect only after a restart is logged.
 
 use super::{
-    Node,
+    Node, certificate,
     config_source::ConfigSource,
     guard::{Guard, ProtectedSettings, ReloadCause},
     key_enforcer::{ConfiguredKeys, EnforcedStoredKeys, KeyChange, KeyEnforcer},
     plugins::PluginTasks,
     reload_reporter::ReloadReporter,
-    watcher::FileReader,
 };
 use crate::{
     admin::{ReloadOptions, ReloadReport, ReloadRequest, Status},
     audit::Actor,
-    blocking::THREAD_RETRY_DELAY,
     config::Config,
     hub::{RoomPolicies, conflict},
-    listener::{Certificate, Tls, TlsConfig},
+    listener::TlsConfig,
     metrics::Metrics,
     rollout::Rollout,
 };
@@ -58,7 +56,7 @@ pub(super) async fn run(node: Node, status: Arc<Status>) {
     }
     if let Some(tls) = tls {
         let renewing =
-            renew_certificate(tls, source.certificate_reader(), certificate.subscribe(), status.clone());
+            certificate::renew(tls, source.certificate_reader(), certificate.subscribe(), status.clone());
         tasks.push(vitals.spawn("the task that reads the certificate", renewing));
     }
     let _tasks: Vec<_> = tasks.into_iter().map(AbortOnDropHandle::new).collect();
@@ -119,42 +117,6 @@ async fn poll_keys(
                 tracing::debug!(%error, "keys cannot be read from the store; the previous ones stay valid")
             }
         }
-    }
-}
-
-/// Reads the certificate from each set of files that is sent. If the files cannot be read at the moment,
-/// tries again later.
-async fn renew_certificate(
-    tls: Arc<Tls>,
-    reader: FileReader,
-    mut requests: watch::Receiver<Option<TlsConfig>>,
-    status: Arc<Status>,
-) {
-    let mut retry = false;
-    loop {
-        let is_retry = tokio::select! {
-            changed = requests.changed() => {
-                let Ok(()) = changed else { return };
-                false
-            }
-            () = tokio::time::sleep(THREAD_RETRY_DELAY), if retry => true,
-        };
-        let Some(files) = requests.borrow_and_update().clone() else { continue };
-        let read = reader.run(move || Certificate::read(&files)).await;
-        let renewed =
-            read.unwrap_or_else(|error| Err(error.into())).map(|certificate| tls.replace(certificate));
-        retry = matches!(renewed, Err(UnusableFile::Temporary(_)));
-        match &renewed {
-            Ok(true) => {
-                tracing::info!("the certificate was read again; it is {}", tls.validity());
-                super::report_certificate(&tls, &status);
-            }
-            Ok(false) => {}
-            // Logged at the first attempt only.
-            Err(_) if retry && is_retry => {}
-            Err(error) => tracing::error!("{error}; the certificate stays as it was"),
-        }
-        status.set_rejected("the certificate", renewed.err().map(|error| error.to_string()));
     }
 }
 

@@ -204,13 +204,14 @@ impl Fetching {
     ) -> Instant {
         let (now, issuer) = (Instant::now(), &self.issuer);
         let after_failure = std::mem::replace(retry, UNKNOWN_KEY_INTERVAL.min(2 * *retry));
-        if fetched.is_ok() {
+        let is_usable = fetched.as_ref().is_ok_and(|keys| keys.problem().is_none());
+        if is_usable {
             *retry = RETRY_INTERVAL;
         }
-        let interval = match &fetched {
+        let interval = match is_usable {
             _ if self.is_file => FILE_INTERVAL,
-            Ok(_) => REFRESH_INTERVAL,
-            Err(_) => after_failure,
+            true => REFRESH_INTERVAL,
+            false => after_failure,
         };
         self.state.send_modify(|state| {
             (state.attempts, state.started) = (state.attempts + 1, Some(started));
@@ -237,10 +238,11 @@ impl Fetching {
                 }
             }
             state.problem = problem;
-            let on_demand = match (self.is_file, &state.keys) {
-                (true, _) => FILE_INTERVAL,
-                (false, Some(_)) => UNKNOWN_KEY_INTERVAL,
-                (false, None) => after_failure,
+            let has_keys = state.keys.as_ref().is_some_and(|keys| keys.problem().is_none());
+            let on_demand = match has_keys {
+                _ if self.is_file => FILE_INTERVAL,
+                true => UNKNOWN_KEY_INTERVAL,
+                false => after_failure,
             };
             state.next_on_demand = Some(now + on_demand);
         });
