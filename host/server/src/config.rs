@@ -65,7 +65,7 @@ pub struct Config {
     pub room_entries: Vec<RoomConfig>,
     /// `[session]`: limits and timeouts of one client.
     pub session: SessionConfig,
-    /// `[limits]`: what unauthenticated clients may take.
+    /// `[limits]`: what clients may take before their principal is known, and whether limits are enforced.
     pub limits: LimitsConfig,
     /// `[memory]`: how much memory the node may use for clients.
     pub memory: MemoryConfig,

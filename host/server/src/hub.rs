@@ -278,7 +278,7 @@ impl Hub {
             match last.filter(|_| !is_full && seen.len() < limit.messages) {
                 Some(offset) => {
                     after = Some(Position { epoch, offset });
-                    connection.wait_for_reads().await;
+                    connection.wait_for_history().await?;
                 }
                 None => {
                     let room = seat.room.shared();

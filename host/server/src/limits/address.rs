@@ -69,6 +69,9 @@ impl TryFrom<String> for IpNetwork {
     }
 }
 
+/// The bits before the IPv4 address in an IPv6 address that contains one, such as `::ffff:10.0.0.1`.
+const MAPPED_PREFIX: u8 = 96;
+
 impl IpNetwork {
     fn parse(text: &str) -> Option<Self> {
         let (address, prefix) = match text.split_once('/') {
@@ -78,7 +81,14 @@ impl IpNetwork {
         let address: IpAddr = address.parse().ok()?;
         let max_prefix = if address.is_ipv4() { 32 } else { 128 };
         let prefix = prefix.unwrap_or(max_prefix);
-        (prefix <= max_prefix).then_some(Self { address, prefix })
+        // Peers with such an address are known by their IPv4 address.
+        let network = match address.to_canonical() {
+            mapped @ IpAddr::V4(_) if address.is_ipv6() && prefix >= MAPPED_PREFIX => {
+                Self { address: mapped, prefix: prefix - MAPPED_PREFIX }
+            }
+            _ => Self { address, prefix },
+        };
+        (prefix <= max_prefix).then_some(network)
     }
 
     /// Its first address.
@@ -133,6 +143,7 @@ mod tests {
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
             ("192.0.2.7", "192.0.2.7", "192.0.2.8"),
             ("192.0.2.4/30", "::ffff:192.0.2.7", "::ffff:192.0.2.8"),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.1"),
             ("2001:db8::/32", "2001:db8:1::1", "2001:db9::1"),
             ("::1", "::1", "127.0.0.1"),
             ("0.0.0.0/0", "203.0.113.9", "2001:db8::1"),

@@ -90,8 +90,10 @@ impl PendingConnection {
             return Ok(None);
         }
         if !self.slot.move_to(group, false) {
-            self.limits.addresses.unauthenticated_exceeded(group)?;
+            let exceeded = self.limits.addresses.unauthenticated_exceeded(group);
+            // Also if it is refused: it has to answer, and must not stay in a slot of the proxy until then.
             self.slot.move_to(group, true);
+            exceeded?;
         }
         self.limits.addresses.connect(group)
     }

@@ -93,6 +93,8 @@ impl TokenBucket {
     }
 
     fn refill(&mut self, now: Instant) {
+        // Another thread may have read the clock later and come first.
+        let now = now.max(self.refilled);
         let periods = (now - self.refilled).as_secs_f64() / self.rate.period.as_secs_f64();
         let times = f64::from(self.rate.times);
         (self.tokens, self.refilled) = ((self.tokens + periods * times).min(times), now);
@@ -160,6 +162,17 @@ mod tests {
                 assert_eq!(bucket.take_n(tokens, now), Ok(()), "{times}");
             }
         }
+    }
+
+    /// Threads read the clock before they have the lock of the bucket.
+    #[test]
+    fn time_that_seems_to_go_back_gives_no_token_twice() {
+        let (start, half) = (Instant::now(), Duration::from_millis(500));
+        let mut bucket = TokenBucket::full(Rate::per_second(2), start);
+        assert_eq!(bucket.take_n(2, start), Ok(()));
+        assert_eq!(bucket.take(start + half), Ok(()));
+        assert!(bucket.take(start).is_err());
+        assert_eq!(bucket.take(start + half), Err(half));
     }
 
     #[test]

@@ -30,6 +30,12 @@ impl Outbox {
         self.lock().close.is_some()
     }
 
+    /// Whether nothing more can be sent, because the connection is closed, closing or gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        let state = self.lock();
+        state.close.is_some() || state.finishing || state.pipe.is_none()
+    }
+
     /// Waits until [`Self::close`] is called, and returns the reason.
     pub(crate) async fn closed(&self) -> Close {
         loop {

@@ -76,7 +76,10 @@ impl Shard {
             return drop(reply.send(Ok(JoinAnswer::Offered(offer))));
         }
         let share = &request.connection.share;
-        if let Err(refusal) = request.connection.budget.check_memory(&key, share) {
+        // A session that is resumed keeps its rooms: it would lose them otherwise.
+        if request.buffer
+            && let Err(refusal) = request.connection.budget.check_memory(&key, share)
+        {
             self.policy.release(admission.filter, &request.connection.principal);
             return drop(reply.send(Err(refusal)));
         }

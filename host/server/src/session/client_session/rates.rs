@@ -57,6 +57,8 @@ impl ClientSession {
                 self.count_unrefused();
                 Ok(())
             }
+            // It has a limit of its own, and without it the connection would end.
+            Request::Refresh { .. } => Ok(()),
             _ => self.take([(TierRate::Requests, 1)]),
         }
     }
