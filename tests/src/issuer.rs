@@ -1,15 +1,28 @@
 //! An issuer of user tokens, and the HTTP server with its keys, which can rotate them, hang, lie and go away.
 
+use crate::Certificate;
+use ::ring::signature::{Ed25519KeyPair, KeyPair};
 use axum::{Router, body::Body, extract::State, http::StatusCode, response::Response, routing::get};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 use switchyard_protocol::unix_ms;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+use tokio_util::task::AbortOnDropHandle;
 
 /// The `iss` of its tokens.
 pub const ISSUER: &str = "https://auth.example.org";
@@ -39,7 +52,8 @@ struct Shared {
 pub struct Issuer {
     address: SocketAddr,
     shared: Shared,
-    task: JoinHandle<()>,
+    tls_task: Option<AbortOnDropHandle<()>>,
+    _task: AbortOnDropHandle<()>,
 }
 
 fn pair(key: u8) -> Ed25519KeyPair {
@@ -83,15 +97,42 @@ impl Issuer {
         let address = listener.local_addr().expect("bound");
         let router = Router::new().route("/jwks.json", get(answer)).with_state(shared.clone());
         let task = tokio::spawn(async { axum::serve(listener, router).await.expect("it serves") });
-        Self { address, shared, task }
+        Self { address, shared, tls_task: None, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The same behind TLS, with this certificate. The port of the TLS listener.
+    pub async fn listen_with_tls(&mut self, certificate: &Certificate) -> u16 {
+        let chain = CertificateDer::from_pem_slice(certificate.certificate.as_bytes()).expect("PEM");
+        let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).expect("PEM");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring speaks TLS")
+            .with_no_client_auth()
+            .with_single_cert(vec![chain], key)
+            .expect("a certificate with its key");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (port, plain) = (listener.local_addr().expect("bound").port(), self.address);
+        self.tls_task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let Ok(mut client) = acceptor.accept(tcp).await else { continue };
+                let mut server = TcpStream::connect(plain).await.expect("the issuer");
+                tokio::io::copy_bidirectional(&mut client, &mut server).await.ok();
+            }
+        })));
+        port
     }
 
     /// A section `[[issuer]]` with more settings.
     pub fn section(&self, more: &str) -> String {
+        self.section_at(&format!("http://{}/jwks.json", self.address), more)
+    }
+
+    /// The same with another URL.
+    pub fn section_at(&self, url: &str, more: &str) -> String {
         format!(
             "[[issuer]]\nname = \"app\"\nissuer = \"{ISSUER}\"\naudience = \"switchyard\"\nalgorithms = [\"EdDSA\"]\n\
-             jwks = \"http://{}/jwks.json\"\n{more}\n",
-            self.address
+             jwks = \"{url}\"\n{more}\n"
         )
     }
 
@@ -111,12 +152,6 @@ impl Issuer {
         let fetched =
             tokio::time::timeout(crate::EVENT_TIMEOUT, fetches.wait_for(|count| *count >= times)).await;
         fetched.expect("a fetch in time").expect("the issuer has the sender");
-    }
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 use switchyard_protocol::unix_ms;
-use switchyard_tests::{Client, End, ISSUER, Issuer, KEY, KeyServer, Live, Server, key_set, user_token};
+use switchyard_tests::{
+    Certificate, Client, End, ISSUER, Issuer, KEY, KeyServer, Live, Server, key_set, user_token,
+};
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 
 fn auth(token: &str) -> Value {
@@ -197,6 +199,43 @@ async fn unknown_keys_are_not_fetched_for_each_token() {
     }
     assert_eq!(issuer.fetches(), 1);
     Live::connect_with(&server.url, auth(&user_token(1, json!({})))).await;
+}
+
+/// A token that names a new key has it fetched, once the node may.
+#[tokio::test]
+async fn tokens_with_a_new_key_are_accepted_within_half_a_minute() {
+    let issuer = Issuer::start(KeyServer::Keys(vec![1])).await;
+    let server = serve(&issuer, "").await;
+    issuer.set(KeyServer::Keys(vec![1, 2]));
+    let refused =
+        Live::try_connect(&server.url, auth(&user_token(2, json!({})))).await.err().expect("no verdict");
+    let wait = refused["error"]["retryAfter"].as_u64().expect("when it can be fetched");
+    tokio::time::sleep(Duration::from_millis(wait)).await;
+    Live::connect_with(&server.url, auth(&user_token(2, json!({})))).await;
+    assert_eq!(issuer.fetches(), 2);
+}
+
+#[tokio::test]
+async fn keys_are_fetched_over_tls_from_a_server_that_is_trusted() {
+    let mut issuer = Issuer::start(KeyServer::Keys(vec![1])).await;
+    let certificate = Certificate::generate();
+    let port = issuer.listen_with_tls(&certificate).await;
+    let start = async |host: &str, trusted: &Certificate| {
+        let folder = tempfile::tempdir().unwrap();
+        trusted.write_to(folder.path());
+        let section = issuer.section_at(&format!("https://{host}:{port}/jwks.json"), "ca = \"cert.pem\"");
+        Server::start_in(folder, &(Server::keys() + &section)).await
+    };
+    let server = start("localhost", &certificate).await;
+    issuer.fetched(1).await;
+    Live::connect_with(&server.url, auth(&user_token(1, json!({})))).await;
+    // Another authority, and another name than that of the certificate.
+    for server in [start("localhost", &Certificate::generate()).await, start("127.0.0.2", &certificate).await]
+    {
+        let (error, close) = rejected(&server, &user_token(1, json!({}))).await;
+        assert_eq!((&error["code"], close), (&json!("issuer_unavailable"), Some(4503)), "{error}");
+    }
+    assert_eq!(issuer.fetches(), 1);
 }
 
 #[tokio::test]
