@@ -59,9 +59,14 @@ impl Line {
 
     /// Connects to the node, and returns the connection and its session, which is new or the given one.
     pub async fn connect(peer: &Peer, session: Option<&str>) -> io::Result<(Self, String)> {
+        Self::connect_as(peer, &peer.auth, session).await
+    }
+
+    /// The same with this `auth`.
+    pub async fn connect_as(peer: &Peer, auth: &str, session: Option<&str>) -> io::Result<(Self, String)> {
         let mut line = Self::open(peer, "/v2/realtime").await?;
         let session = session.map_or(String::new(), |session| format!(r#","session":"{session}""#));
-        line.send(&format!(r#"{{"type":"connect","auth":{}{session}}}"#, peer.auth)).await?;
+        line.send(&format!(r#"{{"type":"connect","auth":{auth}{session}}}"#)).await?;
         let answer = line.text().await?;
         match field(&answer, r#""session":""#) {
             Some(session) => Ok((line, session.to_owned())),

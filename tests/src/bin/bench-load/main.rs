@@ -15,6 +15,7 @@ mod peer;
 mod plot;
 mod recovery;
 mod rooms;
+mod tenants;
 
 use serde_json::json;
 use std::{
@@ -33,11 +34,12 @@ Usage: bench-load [--json FILE] [--plot FILE] [--only SECTION]
 
   --json FILE      also write the figures of the report to FILE, as JSON
   --plot FILE      also draw cost and latency over load as an SVG; needs the section fanout
-  --only SECTION   run one section: connections, fanout, rooms, cores, filters, recovery or
-                   crowded
+  --only SECTION   run one section: connections, fanout, rooms, cores, filters, recovery,
+                   tenants or crowded
 ";
 
-const SECTIONS: [&str; 7] = ["connections", "fanout", "rooms", "cores", "filters", "recovery", "crowded"];
+const SECTIONS: [&str; 8] =
+    ["connections", "fanout", "rooms", "cores", "filters", "recovery", "tenants", "crowded"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -92,6 +94,7 @@ async fn measure(cores: usize, only: Option<&str>, plot: Option<&Path>) -> io::R
             "rooms" => sections.push(rooms::measure().await?),
             "cores" => sections.push(cores::measure().await?),
             "filters" => sections.push(filters::measure().await?),
+            "tenants" => sections.push(tenants::measure().await?),
             "recovery" => sections.push(recovery::measure().await?),
             _ => sections.push(crowded::measure().await?),
         }
