@@ -75,6 +75,9 @@ where
     history::a_cleared_history_begins_an_epoch(subject(10, 600).await).await;
     let by_room = policies::by_room(unit);
     policies::each_room_keeps_as_much_as_its_policy_says(subject_of(by_room.clone()).await, &by_room).await;
+    let by_room = policies::by_room(unit);
+    policies::a_room_that_kept_nothing_for_a_while_has_no_hole(subject_of(by_room.clone()).await, &by_room)
+        .await;
     policies::a_message_names_its_sender_if_it_says_so(subject(10, 600).await).await;
     data_and_event_names_are_not_changed(subject(10, 600).await).await;
     rooms::reading_creates_no_room(subject(10, 600).await).await;

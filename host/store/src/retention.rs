@@ -27,7 +27,7 @@ pub struct Retention {
 }
 
 /// How much of each room's history is kept. Clones share the policies, which may be replaced while a store uses
-/// them. A store applies new ones to a room from the next use of the room on.
+/// them. A store applies new ones to a room from its next message on, or sooner.
 #[derive(Clone, Debug)]
 pub struct HistoryPolicies(Arc<CurrentPolicies>);
 

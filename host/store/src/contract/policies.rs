@@ -53,6 +53,25 @@ pub(super) async fn each_room_keeps_as_much_as_its_policy_says(s: Subject, polic
     assert_eq!(held("few:a").await, [16]);
 }
 
+/// Regression: the message that was published while nothing was kept left a hole in the log of a room in memory, and
+/// what came after it was read as if it had other offsets.
+pub(super) async fn a_room_that_kept_nothing_for_a_while_has_no_hole(s: Subject, policies: &HistoryPolicies) {
+    let mut positions = vec![];
+    for few in [4, 4, 0, 4, 4] {
+        policies.replace(table(s.unit, few));
+        positions.push(s.publish("few:a", "1").await.position);
+    }
+    assert_eq!(positions.iter().map(|position| position.offset).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    let after = async |offset: usize| s.offsets("few:a", Some(&positions[offset - 1]), 100).await;
+    assert_eq!(s.offsets("few:a", None, 100).await, (vec![4, 5], false, true));
+    assert_eq!(after(2).await, (vec![4, 5], false, false), "the third was not kept");
+    assert_eq!(after(3).await, (vec![4, 5], false, true));
+    assert_eq!(after(4).await, (vec![5], false, true));
+    policies.replace(table(s.unit, 0));
+    s.publish("few:a", "1").await;
+    assert_eq!(after(4).await, (vec![], false, false));
+}
+
 pub(super) async fn a_message_names_its_sender_if_it_says_so(s: Subject) {
     s.store.broker.subscribe(&room("a"));
     s.receives(&["a from 0"]).await;

@@ -161,10 +161,8 @@ impl RoomLog {
             self.history_bytes += publication.size();
             let claim = share.claim(publication.size());
             self.history.push_back(HeldMessage { since: now, publication: publication.clone(), claim });
-            while self.history.len() > self.policy.messages || self.history_bytes > self.policy.bytes {
-                self.drop_oldest();
-            }
         }
+        self.drop_excess();
         if let Some(key) = message.scoped_key() {
             let key = scoped_key(key);
             let charge = share.charge(MemoryKind::Keys, IDEMPOTENCY_KEY_BYTES + key.len());
@@ -182,14 +180,23 @@ impl RoomLog {
         }
     }
 
-    /// Removes messages and keys that have expired. Returns how many there were. Afterwards, the history policies
-    /// of this moment hold.
+    /// Drops what is beyond the policy, the oldest messages first. That is everything if the policy keeps none: the next
+    /// message is not kept then, and the history must have no holes.
+    fn drop_excess(&mut self) {
+        while self.history.len() > self.policy.messages || self.history_bytes > self.policy.bytes {
+            self.drop_oldest();
+        }
+    }
+
+    /// Removes keys that have expired, and messages that the history policies of this moment do not keep. Returns how
+    /// many there were.
     pub(super) fn trim(&mut self, config: &Retention, now: Instant) -> usize {
+        let count = self.history.len() + self.keys_by_offset.len();
         let generation = config.history.generation();
         if self.policy_generation != generation {
             (self.policy, self.policy_generation) = (config.history.of(&self.name), generation);
+            self.drop_excess();
         }
-        let count = self.history.len() + self.keys_by_offset.len();
         while self.history.front().is_some_and(|held| now.duration_since(held.since) >= self.policy.age) {
             self.drop_oldest();
         }

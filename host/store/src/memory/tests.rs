@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    Broker, ConnectionId, HistoryConfig, IDEMPOTENCY_KEY_TTL, Join, Membership, Message, PageLimit, Reader,
-    RoomDirectory, SessionHandle, SessionStore,
+    Broker, ConnectionId, HistoryConfig, HistoryPolicies, IDEMPOTENCY_KEY_TTL, Join, Membership, Message,
+    PageLimit, Reader, RoomDirectory, RoomTable, SessionHandle, SessionStore,
 };
 use switchyard_process::memory::MemoryKind;
 use switchyard_protocol::Position;
@@ -12,6 +12,47 @@ async fn the_memory_store_passes_the_contract() {
         Store::from(MemoryStore::new(retention, feed, &MemoryAccount::unlimited(), &VitalTasks::default()))
     })
     .await;
+}
+
+/// Shorter histories hold as soon as a room is read.
+#[tokio::test(start_paused = true)]
+async fn a_history_is_read_within_the_policy_of_the_moment() {
+    let config = |messages, bytes| HistoryConfig { messages, bytes, ..HistoryConfig::default() };
+    let policies = |messages, bytes| RoomTable::new(config(messages, bytes), vec![]);
+    let history = HistoryPolicies::new(policies(10, 1 << 20));
+    let retention = Retention {
+        history: history.clone(),
+        session_ttl: Duration::from_secs(120),
+        idempotency_key_ttl: IDEMPOTENCY_KEY_TTL,
+    };
+    let account = MemoryAccount::unlimited();
+    let store = MemoryStore::new(retention, Arc::new(|_| true), &account, &VitalTasks::default());
+    let room = RoomName::parse("a").unwrap();
+    for _ in 0..10 {
+        let message = Message {
+            room: &room,
+            event: None,
+            data: "1",
+            principal: &"p".into(),
+            idempotency_key: None,
+            needs_member: false,
+            names_publisher: false,
+            shows_sender: false,
+        };
+        store.publish(message).await.unwrap();
+    }
+    let held = async || {
+        let read = store.history(&room, None, crate::contract::TEN, Reader::Other).await.unwrap();
+        assert_eq!(read.newest.offset, 10);
+        read.messages.len()
+    };
+    let all = account.used(MemoryKind::History);
+    for (messages, bytes, expected) in [(10, 1 << 20, 10), (8, 1 << 20, 8), (8, all / 2 + 1, 5), (0, all, 0)]
+    {
+        history.replace(policies(messages, bytes));
+        assert_eq!(held().await, expected, "{messages} messages and {bytes} bytes");
+    }
+    assert_eq!(account.used(MemoryKind::History), 0);
 }
 
 #[tokio::test(start_paused = true)]
