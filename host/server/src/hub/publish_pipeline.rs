@@ -214,13 +214,13 @@ impl PublishStep {
 
     /// Passes a message to the store once its plugin has checked it. Ready with the next step.
     fn poll_checked(&mut self, hub: &Hub, cx: &mut Context<'_>) -> Poll<PublishStep> {
-        let (message, parameters, was_checked) = match self {
+        let (message, parameters) = match self {
             PublishStep::Checking(answer, parameters) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
-                (answer.unwrap_or_else(|_| Err(stopping())), parameters, true)
+                (answer.unwrap_or_else(|_| Err(stopping())), parameters)
             }
             PublishStep::Waiting(message, parameters) => {
-                (Ok(message.take().expect("polled once")), parameters, false)
+                (Ok(message.take().expect("polled once")), parameters)
             }
             PublishStep::Storing(_) | PublishStep::Discarded(..) | PublishStep::Done(_) => {
                 return Poll::Pending;
@@ -248,11 +248,10 @@ impl PublishStep {
             if !hub.gate.is_open() {
                 return Err(outdated_governance(&room));
             }
+            hub.require_capacity_for(share)?;
             let policy = hub.policies.of(&room);
-            if was_checked {
-                let offered = Offered { room: &room, principal: share.principal(), bytes: data.len() };
-                hub.policies.take_rate(&policy, &offered, &hub.metrics, Instant::now())?;
-            }
+            let offered = Offered { room: &room, principal: share.principal(), bytes: data.len() };
+            hub.policies.take_rate(&policy, &offered, &hub.metrics, Instant::now())?;
             let message = Message {
                 room: &room,
                 event: event.as_deref(),
@@ -263,7 +262,7 @@ impl PublishStep {
                 names_publisher: route.governed.is_some(),
                 shows_sender: policy.sender,
             };
-            hub.store(message, share, route)
+            Ok(hub.store(message, route))
         });
         Poll::Ready(next.unwrap_or_else(PublishStep::refused))
     }
@@ -331,8 +330,13 @@ impl Hub {
         // Otherwise the plugin gives the canonical name of the room first.
         if !needs_check {
             publisher.require_in(Verb::Publish, &room)?;
+            self.require_capacity_for(share)?;
             let offered = Offered { room: &room, principal, bytes: data.len() };
-            self.policies.take_rate(&policy, &offered, &self.metrics, now)?;
+            // What waits may still be refused, so it takes nothing of the rate before it is stored.
+            match must_wait {
+                true => self.policies.check_rate(&offered, &self.metrics, now)?,
+                false => self.policies.take_rate(&policy, &offered, &self.metrics, now)?,
+            }
         }
         if !needs_check && self.observers.are_there() {
             let (event, idempotency_key) = (event.as_deref().unwrap_or_default(), key.as_deref());
@@ -352,7 +356,7 @@ impl Hub {
                 names_publisher: route.governed.is_some(),
                 shows_sender: policy.sender,
             };
-            return self.store(message, share, route);
+            return Ok(self.store(message, route));
         }
         let charge = share.charge(MemoryKind::Publishes, data.len() + IN_FLIGHT_OVERHEAD);
         let (event, data) = (event.map(Cow::into_owned), data.to_owned());
@@ -371,18 +375,17 @@ impl Hub {
         Ok(PublishStep::Checking(checked, parameters))
     }
 
+    /// Refuses a message for which the store has no memory. To be asked before anything is taken of the rate of its
+    /// room, which others share.
+    fn require_capacity_for(&self, share: &MemoryShare) -> Result<(), Refusal> {
+        let has_capacity = self.store.broker.has_capacity_for(share);
+        has_capacity.then_some(()).ok_or_else(|| memory_exhausted("messages"))
+    }
+
     /// Passes a message to the store.
-    fn store(
-        &self,
-        message: Message<'_>,
-        share: &MemoryShare,
-        route: PublishRoute,
-    ) -> Result<PublishStep, Refusal> {
-        if !self.store.broker.has_capacity_for(share) {
-            return Err(memory_exhausted("messages"));
-        }
+    fn store(&self, message: Message<'_>, route: PublishRoute) -> PublishStep {
         let (room, pending) = (message.room.clone(), self.store.broker.publish(message));
-        Ok(PublishStep::Storing(StoringMessage { room, pending, _permit: route.permit }))
+        PublishStep::Storing(StoringMessage { room, pending, _permit: route.permit })
     }
 
     /// The answer to a message that the plugin discarded.

@@ -12,7 +12,10 @@ use switchyard_store::{HistoryConfig, MemoryStore, Retention};
 
 /// A hub with the store in memory, as on a machine with this many cores.
 pub(super) async fn hub(cores: usize) -> Arc<Hub> {
-    let memory = MemoryAccount::unlimited();
+    hub_with_memory(cores, MemoryAccount::unlimited()).await
+}
+
+pub(super) async fn hub_with_memory(cores: usize, memory: Arc<MemoryAccount>) -> Arc<Hub> {
     let config = HubConfig {
         ungoverned: Ungoverned::Open,
         message_bytes: 1000,
@@ -31,6 +34,12 @@ pub(super) async fn hub(cores: usize) -> Arc<Hub> {
         Ok::<_, ()>(Store::from(MemoryStore::new(retention, feed, &memory, &VitalTasks::default())))
     };
     Hub::start(config, Metrics::default(), store).await.unwrap()
+}
+
+/// Gives the hub a `[[room]]` entry, and no other.
+pub(super) fn set_room_policy(hub: &Hub, entry: &str) {
+    let entry: room_policy::RoomConfig = toml::from_str(entry).unwrap();
+    hub.policies.replace(room_policy::RoomPolicy::default().table(&[entry]));
 }
 
 /// Lets slots govern the rooms `NAME:*`.

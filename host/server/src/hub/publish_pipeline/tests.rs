@@ -1,8 +1,9 @@
 //! Messages in flight: their order and their limits.
 
 use super::*;
-use crate::hub::tests::{govern, version};
+use crate::hub::tests::{govern, hub_with_memory, set_room_policy, version};
 use serde_json::value::RawValue;
+use switchyard_process::memory::MemoryAccount;
 use switchyard_store::denial::{Denial, DenialTarget};
 
 /// A hub with a plugin for `g:*` that does not check messages, and one for `closed:*` that is not loaded.
@@ -79,6 +80,43 @@ async fn a_ban_applies_to_messages_in_flight() {
     }
     assert_eq!(outcomes[0].as_ref().err(), Some(&ErrorCode::Forbidden));
     assert_eq!(outcomes[1].as_ref().unwrap().offset, 1, "that of the other one is stored");
+}
+
+/// Regression: what the store had no memory for, or what was refused after it had waited, was taken off the rate that all
+/// publishers of the room share.
+#[tokio::test]
+async fn a_refused_message_takes_nothing_of_the_rate_of_its_room() {
+    let memory = MemoryAccount::new(1 << 20);
+    let hub = hub_with_memory(2, memory.clone()).await;
+    let closed = hub.add_slot("closed");
+    govern(&hub, &[(closed, "closed")]).await;
+    set_room_policy(&hub, "match = '*'\npublishes = '1/m'");
+    let (acme, bob) = (Source::new(&hub, "acme"), Source::new(&hub, "bob"));
+    let code =
+        |outcome: PublishOutcome| outcome.map(|published| published.offset).map_err(|refusal| refusal.code);
+    let full = acme.share.charge(MemoryKind::Outboxes, (1 << 20) * 9 / 10);
+    let published = acme.publish(&hub, "a", "1", None).await;
+    assert_eq!(code(published), Err(ErrorCode::Overloaded));
+    drop(full);
+    // Its principal is banned while it waits for a message before it.
+    let data = RawValue::from_string("1".into()).unwrap();
+    let mut pipeline = PublishPipeline::default();
+    pipeline.begin(&hub, acme.publisher(), proposal("closed:a", &data, None), ());
+    pipeline.begin(&hub, acme.publisher(), proposal("a", &data, None), ());
+    let target = DenialTarget::principal("acme").unwrap();
+    assert!(hub.denials.replace([Denial { target, since: 0, until: u64::MAX }].into_iter().collect()));
+    pipeline.next(&hub).await.unwrap().1.unwrap_err();
+    assert_eq!(code(pipeline.next(&hub).await.unwrap().1), Err(ErrorCode::Forbidden));
+    assert_eq!(code(bob.publish(&hub, "a", "1", None).await), Ok(1));
+    assert_eq!(code(bob.publish(&hub, "a", "1", None).await), Err(ErrorCode::RateLimited));
+    // What waits takes of the rate when it is stored.
+    let mut pipeline = PublishPipeline::default();
+    for room in ["closed:a", "b", "b"] {
+        pipeline.begin(&hub, bob.publisher(), proposal(room, &data, None), ());
+    }
+    pipeline.next(&hub).await.unwrap().1.unwrap_err();
+    assert_eq!(code(pipeline.next(&hub).await.unwrap().1), Ok(1));
+    assert_eq!(code(pipeline.next(&hub).await.unwrap().1), Err(ErrorCode::RateLimited));
 }
 
 /// The plugin has no version yet, so the shard refuses the message that it must check.

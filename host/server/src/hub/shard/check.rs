@@ -1,5 +1,5 @@
-//! Checks whether a message may be published: first the publisher's quota and the rate of the room, then the
-//! plugin. Does not store the message; the publisher does.
+//! Checks whether a message may be published: first the publisher's quota, then whether it is stored already, then the
+//! rate of the room, and last the plugin. Does not store the message; the publisher does.
 
 use super::*;
 use crate::hub::{
@@ -50,14 +50,14 @@ impl Shard {
             }
             taken.unwrap_or_else(|| Err(too_many_rooms(&room)))?;
         }
-        let offered = Offered { room: &room, principal: &principal.id, bytes: data.len() };
-        self.policies.check_rate(&offered, &self.metrics, Instant::now())?;
         let idempotency_key = idempotency_key.as_deref();
         let repeated =
             idempotency_key.and_then(|key| self.store.broker.find_stored(&room, &principal.id, key));
         if let Some(position) = repeated {
             return Ok(CheckedMessage { room, event, outcome: CheckOutcome::Repeated(position), charge });
         }
+        let offered = Offered { room: &room, principal: &principal.id, bytes: data.len() };
+        self.policies.check_rate(&offered, &self.metrics, Instant::now())?;
         let request = PublishRequest {
             principal,
             room: &room,

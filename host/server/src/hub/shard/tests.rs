@@ -5,9 +5,10 @@ use crate::{
     hub::{
         Connection, Hub,
         policy::ClosedReason,
-        publish_pipeline::UncheckedMessage,
+        publish_pipeline::{CheckOutcome, UncheckedMessage},
+        room_policies::Offered,
         router::{ShardHandle, SlotId},
-        tests::{govern, hub, version},
+        tests::{govern, hub, set_room_policy, version},
     },
     key::Key,
     outbox::tests::TestPipe,
@@ -119,6 +120,34 @@ async fn messages_keep_their_order_when_a_room_arrives_between_them() {
     for done in done {
         done.await.unwrap();
     }
+}
+
+/// Regression: a repetition was refused when the rate of its room was used up, although it stores nothing.
+#[tokio::test]
+async fn a_repetition_of_a_stored_message_is_a_duplicate_beyond_the_rate() {
+    let Moved { hub, mut shard, .. } = moved(false).await;
+    set_room_policy(&hub, "match = 'g:*'\npublishes = '1/m'");
+    let (room, principal) = (room_name(), "acme".into());
+    let stored = switchyard_store::Message {
+        room: &room,
+        event: None,
+        data: "1",
+        principal: &principal,
+        idempotency_key: Some("k"),
+        needs_member: false,
+        names_publisher: true,
+        shows_sender: false,
+    };
+    let stored = hub.store.broker.publish(stored).await.unwrap().expect("stored").position;
+    let offered = Offered { room: &room, principal: &principal, bytes: 1 };
+    hub.policies.take_rate(&hub.policies.of(&room), &offered, &hub.metrics, Instant::now()).unwrap();
+    let mut check = |key: &str| {
+        let message = UncheckedMessage { idempotency_key: Some(key.to_owned()), ..message(&hub, "g:r") };
+        shard.check(message, None)
+    };
+    let repeated = check("k").map_err(|refusal| refusal.message).expect("a duplicate").outcome;
+    assert!(matches!(repeated, CheckOutcome::Repeated(position) if position == stored));
+    assert_eq!(check("another").err().expect("it is refused").code, ErrorCode::RateLimited);
 }
 
 /// Regression: a shard for which no thread could be started accepted a message whose canonical room was known, without
