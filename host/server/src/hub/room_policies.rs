@@ -153,6 +153,11 @@ impl RoomPolicies {
         Refusal::retry(ErrorCode::RateLimited, format!("{problem}; wait {after} ms"), after)
     }
 
+    /// Whether a message names its sender although the policy of its room does not, or not any more.
+    pub(super) fn hides_sender(&self, message: &Publication) -> bool {
+        message.shows_sender() && !self.table.load().get(&message.room).sender
+    }
+
     /// Leaves out who published messages that were stored when the policy of their room still named senders.
     /// `encoded` is called with each message that is encoded anew.
     pub(super) fn hide_senders(

@@ -205,6 +205,12 @@ impl Shard {
 
     fn deliver(&mut self, message: &Arc<Publication>) {
         let Some(RoomEntry::Open(room, _)) = self.rooms.get_mut(&*message.room) else { return };
+        // It was stored before the policy was switched off, or by a node with another one.
+        let unnamed = self.policies.hides_sender(message).then(|| {
+            // The memory of both is accounted for as long as either is needed.
+            Arc::new(message.without_sender().with_guard(message.clone()))
+        });
+        let message = unnamed.as_ref().unwrap_or(message);
         let Scratch { filters, results } = &mut self.scratch;
         room.filters(filters);
         let results = match &mut self.policy {

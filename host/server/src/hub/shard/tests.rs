@@ -150,6 +150,33 @@ async fn a_repetition_of_a_stored_message_is_a_duplicate_beyond_the_rate() {
     assert_eq!(check("another").err().expect("it is refused").code, ErrorCode::RateLimited);
 }
 
+/// Regression: when a policy was switched off, messages that were read later still named their senders: of another node,
+/// or of a gap on Redis that was filled.
+#[tokio::test]
+async fn a_sender_is_hidden_from_members_once_the_policy_is_switched_off() {
+    let Moved { hub, mut shard, .. } = moved(false).await;
+    let member = Connection::detached(TestPipe::new(0));
+    let mut room = Room::new(room_name(), at(0));
+    room.join(member.clone(), None, None, false);
+    let charge = MemoryAccount::unlimited().share(&"acme".into()).charge(MemoryKind::Rooms, 0);
+    shard.rooms.insert(room_name(), RoomEntry::Open(Box::new(room), charge));
+    let mut senders = vec![];
+    for (offset, entry) in
+        [(1, "match = 'g:*'\nsender = true"), (2, "match = 'g:*'"), (3, "match = 'g:*'\nsender = true")]
+    {
+        set_room_policy(&hub, entry);
+        let (room, epoch) = (room_name().shared(), "e".into());
+        shard.deliver(&Arc::new(Publication::from_sender(room, epoch, offset, 0, None, "1", "bob".into())));
+        shard.flush.write_all();
+        for text in member.outbox.take_texts() {
+            let frame: serde_json::Value = serde_json::from_str(&text).unwrap();
+            senders.push((frame["offset"].as_u64().unwrap(), frame["from"].as_str().map(str::to_owned)));
+        }
+    }
+    let bob = || Some("bob".to_owned());
+    assert_eq!(senders, [(1, bob()), (2, None), (3, bob())]);
+}
+
 /// Regression: a shard for which no thread could be started accepted a message whose canonical room was known, without
 /// asking its plugin.
 #[tokio::test]
