@@ -15,6 +15,9 @@ use switchyard_protocol::room::RoomName;
 const MAX_ROOMS: usize = 8192;
 /// How often a full table is searched for entries that are not needed any more.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// How many rooms the largest principal loses at most when the table is full. To find the oldest ones, all are looked at,
+/// so several go at once: a full table then costs a new room a look at about a hundred others.
+const EVICTED_AT_ONCE: usize = 64;
 /// How long a publisher waits that finds no place in the table: most buckets are full again then.
 const RETRY_WITHOUT_PLACE: Duration = Duration::from_secs(1);
 
@@ -133,8 +136,8 @@ impl RoomRates {
 
 impl RateTable {
     /// Whether there is a place for another room. If the table is full, the principal that has brought most rooms
-    /// in loses its oldest one to other principals, and gets no place itself. So nobody can have the buckets of a
-    /// room forgotten, and filled, by publishing to other rooms.
+    /// in loses its oldest ones to other principals, an eighth of them at most, and gets no place itself. So nobody can
+    /// have the buckets of another's room forgotten, and filled, by publishing to many rooms.
     fn make_place(&mut self, principal: &Arc<str>, now: Instant) -> bool {
         if self.rooms.len() < MAX_ROOMS {
             return true;
@@ -145,20 +148,27 @@ impl RateTable {
                 return true;
             }
         }
-        let Some(largest) = self.counts.iter().max_by_key(|(_, count)| **count).map(|(name, _)| name.clone())
-        else {
-            return true;
-        };
+        let largest = self.counts.iter().max_by_key(|(_, count)| **count);
+        let Some((largest, count)) = largest.map(|(name, count)| (name.clone(), *count)) else { return true };
         if largest == *principal {
             return false;
         }
-        let of_largest = self.rooms.iter().filter(|(_, buckets)| buckets.principal == largest);
-        let oldest = of_largest.min_by_key(|(_, buckets)| buckets.used).map(|(room, _)| room.clone());
-        if let Some(oldest) = oldest {
-            self.rooms.remove(&oldest);
-            self.counts.entry(largest).and_modify(|count| *count -= 1);
-        }
+        self.evict(&largest, (count / 8).clamp(1, EVICTED_AT_ONCE));
         true
+    }
+
+    /// Forgets this many rooms that the principal has brought in, those first that were not used for longest.
+    fn evict(&mut self, principal: &Arc<str>, count: usize) {
+        let of_principal = self.rooms.iter().filter(|(_, buckets)| buckets.principal == *principal);
+        let mut rooms: Vec<_> = of_principal.map(|(room, buckets)| (buckets.used, room.clone())).collect();
+        if count < rooms.len() {
+            rooms.select_nth_unstable_by_key(count, |(used, _)| *used);
+            rooms.truncate(count);
+        }
+        for (_, room) in &rooms {
+            self.rooms.remove(room);
+        }
+        self.counts.entry(principal.clone()).and_modify(|all| *all -= rooms.len());
     }
 
     /// Forgets the rooms whose buckets are full.
@@ -236,8 +246,14 @@ mod tests {
         assert_eq!(take("more", "mallory", start), Err(Exceeded::Rooms(RETRY_WITHOUT_PLACE)));
         assert!(matches!(take("m1", "mallory", start), Err(Exceeded::Publishes(_))));
         assert_eq!(take("other", "bob", start), Ok(()));
+        let full = |table: &RateTable| (table.rooms.len(), table.counts["mallory"]);
+        let evicted = (MAX_ROOMS - EVICTED_AT_ONCE + 1, MAX_ROOMS - 1 - EVICTED_AT_ONCE);
+        assert_eq!(full(&rates.0.locked()), evicted, "several are forgotten at once");
+        for n in 1..EVICTED_AT_ONCE {
+            assert_eq!(take(&format!("b{n}"), "bob", start), Ok(()));
+        }
         assert!(matches!(take("victim", "bob", start), Err(Exceeded::Publishes(_))), "it was not forgotten");
-        assert_eq!(rates.0.locked().rooms.len(), MAX_ROOMS);
+        assert_eq!(full(&rates.0.locked()), (MAX_ROOMS, MAX_ROOMS - 1 - EVICTED_AT_ONCE));
         // All buckets are full again.
         assert_eq!(take("more", "mallory", start + SECOND), Ok(()));
         assert_eq!(rates.0.locked().rooms.len(), 1);
