@@ -32,7 +32,7 @@ pub(crate) struct CheckArgs {
 pub(crate) struct RevokeArgs {
     #[command(flatten)]
     which: RevokedTokens,
-    /// For how long they are remembered as revoked, at least as long as they would be valid [default: 24h]
+    /// For how long they are remembered as revoked, at least as long as any token may be accepted [default: that long]
     #[arg(long = "for", value_name = "DURATION")]
     duration: Option<String>,
     #[command(flatten)]

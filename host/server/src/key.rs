@@ -10,6 +10,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 use subtle::ConstantTimeEq;
 use switchyard_plugin::Principal;
@@ -285,6 +286,30 @@ impl Keys {
         keys.insert(Digest::of(principal), Arc::unwrap_or_clone(Key::detached(principal)));
         Arc::new(arc_swap::ArcSwap::from_pointee(keys))
     }
+
+    /// The tokens of the principal `acme` with these ids, and the keys that accept them.
+    pub(crate) fn with_tokens<const N: usize>(ids: [&str; N]) -> (Self, [Arc<Key>; N]) {
+        let issuer: IssuerConfig =
+            toml::from_str("name = \"app\"\nissuer = \"i\"\naudience = \"a\"").unwrap();
+        let issuer = Arc::new(issuer);
+        let keys = Self::default().with_issuers(std::slice::from_ref(&issuer));
+        let accepted = ids.map(|id| {
+            let claims = TokenClaims {
+                issuer: issuer.clone(),
+                principal: "acme".into(),
+                id: Some(id.into()),
+                issued: None,
+                expires: u64::MAX,
+                tier: None,
+                scopes: None,
+                rooms: None,
+                tags: Default::default(),
+                bytes: 100,
+            };
+            keys.accept(&Arc::new(claims)).expect("its issuer is trusted")
+        });
+        (keys, accepted)
+    }
 }
 
 /// All configured keys and issuers. Keys are looked up by the first bytes of their digest, and the whole digest is
@@ -325,6 +350,11 @@ impl Keys {
     /// Whether nobody can authenticate.
     pub(crate) fn is_empty(&self) -> bool {
         self.by_prefix.is_empty() && self.issuers.is_empty()
+    }
+
+    /// The longest that a token of any issuer is accepted. `None` if there are no issuers.
+    pub(crate) fn longest_acceptance(&self) -> Option<Duration> {
+        self.issuers.iter().map(|issuer| issuer.acceptance()).max()
     }
 
     /// Whether a principal has a key, even an expired one.

@@ -9,7 +9,7 @@ mod jws;
 mod key_source;
 
 pub(crate) use claims::TokenClaims;
-pub(crate) use issuer::IssuerConfig;
+pub(crate) use issuer::{IssuerConfig, MAX_ACCEPTANCE};
 
 use arc_swap::ArcSwap;
 use claims::UnverifiedClaims;

@@ -325,8 +325,12 @@ async fn revoked_tokens_end_their_connections_and_are_refused() {
         server.call("POST", "/v1/tokens/check", Some(KEY), json!({"token": one}).to_string()).await;
     assert!(status == 200 && answer.contains("the token was revoked"), "{answer}");
 
+    let (status, answer) = revoke(json!({"principal": "ann", "for": "24h"})).await;
+    assert!(status == 400 && answer.contains("for must be between 1day 1m"), "with the leeway: {answer}");
     let (status, answer) = revoke(json!({"principal": "ann"})).await;
-    assert_eq!(status, 200, "{answer}");
+    let kept: Value = serde_json::from_str(&answer).expect("JSON");
+    let kept = kept["until"].as_u64().unwrap() - kept["since"].as_u64().unwrap();
+    assert_eq!((status, kept), (200, (24 * 3600 + 60) * 1000), "{answer}");
     assert_eq!(stays.ended(Duration::from_secs(5)).await, End { code: Some(4410) });
     rejected(&server, &other).await;
     rejected(&server, &user_token(1, json!({"jti": "third", "iat": null}))).await;

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     audit::{AuditAction, AuditEvent},
     hub::{conflict, unavailable},
+    token::MAX_ACCEPTANCE,
 };
 use axum::{
     Json,
@@ -27,9 +28,9 @@ use switchyard_store::{
 const MAX_BODY_BYTES: usize = 4096;
 /// The shortest time that something can be refused for.
 const MIN_DURATION: Duration = Duration::from_secs(1);
-/// The longest: a year as `humantime` counts it.
+/// The longest ban: a year as `humantime` counts it.
 const MAX_DURATION: Duration = Duration::from_secs(31_557_600);
-/// How long tokens are revoked without `for`: as long as one may be valid without a longer `issuer.lifetime`.
+/// How long tokens are revoked without `for` on a node without issuers.
 const DEFAULT_REVOCATION: Duration = Duration::from_secs(24 * 3600);
 
 /// A ban or revocation.
@@ -161,7 +162,7 @@ pub(super) async fn revoke_tokens(
             return Err(Refusal::invalid(message).into());
         }
     };
-    let duration = r#for.map_or(Ok(DEFAULT_REVOCATION), |text| parse_ban_duration("for", &text))?;
+    let duration = revocation_duration(r#for.as_deref(), api.services.keys.load().longest_acceptance())?;
     Ok(Json(BanView::of(&deny(&api, &caller, target, duration, AuditAction::TokenRevoke).await?)))
 }
 
@@ -277,9 +278,48 @@ pub(super) fn parse_ban_duration(name: &str, text: &str) -> Result<Duration, Ref
     }
 }
 
+/// For how long tokens are revoked: if nothing else is asked for, as long as a token may be accepted. A shorter time is
+/// refused, because the tokens would be valid again after it.
+fn revocation_duration(text: Option<&str>, acceptance: Option<Duration>) -> Result<Duration, Refusal> {
+    let Some(text) = text else { return Ok(acceptance.unwrap_or(DEFAULT_REVOCATION)) };
+    let duration = parse_duration(text).map_err(|error| Refusal::invalid(format!("for: {error}")))?;
+    let (min, max) = (acceptance.unwrap_or(MIN_DURATION), MAX_ACCEPTANCE);
+    match (min..=max).contains(&duration) {
+        true => Ok(duration),
+        false => {
+            let [min, max] = [min, max].map(humantime::format_duration);
+            let message = format!(
+                "for must be between {min}, which is how long tokens of the configured issuers may be accepted, and {max}, \
+                 got '{}'; leave it out for the former",
+                text.escape_debug()
+            );
+            Err(Refusal::invalid(message))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revocation_lasts_as_long_as_any_token() {
+        let duration = |text: Option<&str>, acceptance| {
+            revocation_duration(text, acceptance).map_err(|refusal| refusal.message)
+        };
+        let issuers = Some(Duration::from_secs(48 * 3600 + 60));
+        assert_eq!(duration(None, None), Ok(DEFAULT_REVOCATION));
+        assert_eq!(duration(None, issuers), Ok(issuers.unwrap()));
+        assert_eq!(duration(Some("1s"), None), Ok(MIN_DURATION));
+        assert_eq!(duration(Some("2days 1m"), issuers), Ok(issuers.unwrap()));
+        assert_eq!(duration(Some("366days 20m"), issuers), Ok(MAX_ACCEPTANCE));
+        for text in ["2days", "367days"] {
+            let error = duration(Some(text), issuers).unwrap_err();
+            assert!(error.starts_with("for must be between 2days 1m, which"), "{error}");
+            assert!(error.contains(&format!(" and 1year 18h 20m, got '{text}'; leave it out")), "{error}");
+        }
+        assert!(duration(Some("soon"), None).unwrap_err().starts_with("for: "));
+    }
 
     #[test]
     fn a_ban_lasts_between_a_second_and_a_year() {

@@ -237,10 +237,12 @@ impl Registration {
         self.connection.removals.request_key_check();
     }
 
-    /// Checks whether the key, as it is configured now, still allows this connection. If the key has changed, the
+    /// Checks whether the key, as it is configured now, still allows this connection, and whether the token was revoked:
+    /// the connections may have been searched for it before this one was there, or had it. If the key has changed, the
     /// session checks its rooms.
     pub(crate) fn check_key(&self, keys: &ArcSwap<Keys>) -> Result<(), Refusal> {
-        self.hub.connections.check_key(&self.connection, keys).map(drop)
+        self.hub.connections.check_key(&self.connection, keys)?;
+        self.hub.denials.check_token(&self.connection.key.load())
     }
 }
 
@@ -390,8 +392,33 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::tests::TestPipe;
+    use crate::{hub::tests::hub, outbox::tests::TestPipe};
     use std::collections::BTreeSet;
+    use switchyard_store::denial::{Denial, DenialTarget};
+
+    /// The connections are searched for its token before it is there, or has it.
+    #[tokio::test]
+    async fn a_token_that_is_revoked_while_its_client_connects_or_refreshes_is_refused() {
+        let hub = hub(1).await;
+        let (keys, [before, after]) = Keys::with_tokens(["before", "after"]);
+        let keys = ArcSwap::from_pointee(keys);
+        let connection = Connection::detached(TestPipe::new(0));
+        connection.key.store(before.clone());
+        let revoke = |id: &str| {
+            let denial = Denial { target: DenialTarget::token(id).unwrap(), since: 1, until: u64::MAX };
+            hub.denials.replace(FromIterator::from_iter([denial]));
+            hub.connections.close_denied(&hub);
+        };
+        revoke("before");
+        let mut registration = Registration::new(hub.clone(), connection);
+        let refusal = registration.check_key(&keys).unwrap_err();
+        assert_eq!(refusal.code, ErrorCode::InvalidToken);
+        assert!(matches!(close_for_key(&refusal), Close::Revoked));
+        revoke("after");
+        assert!(registration.check_key(&keys).is_ok(), "another one was revoked");
+        registration.replace_key(after);
+        assert_eq!(registration.check_key(&keys).unwrap_err().code, ErrorCode::InvalidToken);
+    }
 
     #[test]
     fn every_connection_is_visited_without_the_lock_although_others_come_and_go() {

@@ -100,6 +100,9 @@ fn default_scopes() -> Vec<Scope> {
 
 const MAX_LEEWAY: Duration = Duration::from_secs(600);
 const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The longest that a token can be accepted with any configuration.
+pub(crate) const MAX_ACCEPTANCE: Duration =
+    Duration::from_secs(MAX_LIFETIME.as_secs() + 2 * MAX_LEEWAY.as_secs());
 
 impl IssuerConfig {
     /// What is wrong with its settings: the key and the reason. What concerns several issuers or tiers is checked
@@ -168,6 +171,12 @@ impl IssuerConfig {
         self.has_keys_of(other)
             && (&self.issuer, &self.audience, &self.prefix, &self.claims.principal)
                 == (&other.issuer, &other.audience, &other.prefix, &other.claims.principal)
+    }
+
+    /// The longest that one of its tokens is accepted: it may have been issued by a clock that is ahead, and is judged by
+    /// one that is behind.
+    pub(crate) fn acceptance(&self) -> Duration {
+        self.lifetime + 2 * self.leeway
     }
 
     /// The tiers that a token may have.
