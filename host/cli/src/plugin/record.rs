@@ -57,6 +57,7 @@ pub(super) async fn run(args: RecordArgs) -> anyhow::Result<()> {
         "calls" => "; it ended early, because it has the maximum number of calls",
         "bytes" => "; it ended early, because it has the maximum size",
         "version" => "; it ended early, because another version became active",
+        "refused" => "; it ended early, because the key is gone or its principal was banned",
         _ => "; it ended early, because the node is stopping",
     };
     let skipped = match skipped {

@@ -73,14 +73,17 @@ impl Deref for ReceivedBody {
 }
 
 impl UnreadBody {
-    /// Reads the whole body, which may have at most `max_bytes`.
+    /// Reads the whole body, which may have at most `max_bytes`. Refuses the call if the caller's key is gone by then, or
+    /// its principal is banned.
     pub(super) async fn read<Q>(
         self,
         api: &Api,
         caller: &Caller<Q>,
         max_bytes: usize,
     ) -> Result<ReceivedBody, ApiError> {
-        self.read_charged(BodyCharge::new(&api.bodies, &caller.share), max_bytes).await
+        let body = self.read_charged(BodyCharge::new(&api.bodies, &caller.share), max_bytes).await?;
+        caller.current_key(api)?;
+        Ok(body)
     }
 
     async fn read_charged(self, mut charge: BodyCharge, max_bytes: usize) -> Result<ReceivedBody, ApiError> {

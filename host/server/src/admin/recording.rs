@@ -22,11 +22,13 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use switchyard_plugin::Recording;
 use switchyard_process::unit;
 use switchyard_store::key::Scope;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long to record without `for`, and at most.
 const DEFAULT_DURATION: Duration = Duration::from_secs(60);
 const MAX_DURATION: Duration = Duration::from_secs(60 * 60);
+/// How often it is checked, if no calls are made, whether the caller may still record.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A recording ends after this many calls or bytes.
 const MAX_CALLS: u64 = 100_000;
 const MAX_BYTES: usize = 256 << 20;
@@ -73,6 +75,8 @@ enum EndReason {
     Bytes,
     /// Another version has become active.
     Version,
+    /// The caller's key is gone, or its principal is banned.
+    Refused,
     /// The node is stopping.
     Stopping,
 }
@@ -82,7 +86,7 @@ struct LineWriter {
     recording: Recording,
     api: Arc<Api>,
     /// The call is in progress while this exists.
-    _caller: Caller<RecordQuery>,
+    caller: Caller<RecordQuery>,
     deadline: Instant,
     calls: u64,
     bytes: usize,
@@ -112,7 +116,7 @@ pub(super) async fn record(
         "plugin": name, "package": info.package, "version": info.version, "sha256": info.sha256, "data": data,
     }});
     let deadline = Instant::now() + duration;
-    let writer = LineWriter { recording, api, _caller: caller, deadline, calls: 0, bytes: 0 };
+    let writer = LineWriter { recording, api, caller, deadline, calls: 0, bytes: 0 };
     let first = stream::once(async move { Ok(line(&head)) });
     let rest = stream::unfold(Some(writer), async |writer| {
         let mut writer = writer?;
@@ -133,16 +137,28 @@ impl LineWriter {
         if self.bytes >= MAX_BYTES {
             return Err(EndReason::Bytes);
         }
-        let call = tokio::select! {
-            biased;
-            () = self.api.stopping.cancelled() => return Err(EndReason::Stopping),
-            () = sleep_until(self.deadline) => return Err(EndReason::Time),
-            call = self.recording.next() => call.ok_or(EndReason::Version)?,
+        let call = loop {
+            self.check_caller()?;
+            tokio::select! {
+                biased;
+                () = self.api.stopping.cancelled() => return Err(EndReason::Stopping),
+                () = sleep_until(self.deadline) => return Err(EndReason::Time),
+                call = self.recording.next() => break call.ok_or(EndReason::Version)?,
+                () = sleep(CHECK_INTERVAL) => {}
+            }
         };
+        // It may have waited for the call.
+        self.check_caller()?;
         let line = line(&call);
         self.calls += 1;
         self.bytes += line.len();
         Ok(line)
+    }
+
+    fn check_caller(&self) -> Result<(), EndReason> {
+        let key =
+            self.caller.current_key(&self.api).and_then(|key| key.require(Scope::Admin, "record plugins"));
+        key.map_err(|_| EndReason::Refused)
     }
 
     fn last_line(&self, reason: EndReason) -> Bytes {
