@@ -216,7 +216,7 @@ async fn deny<Q>(
     }
     let denial = Denial { target, since, until };
     let denied = hub.store.denials.deny(&denial).await.map_err(|error| match error {
-        DenyError::Full => conflict(error.to_string()),
+        DenyError::Full | DenyError::Ended => conflict(error.to_string()),
         DenyError::Unavailable(error) => unavailable(error),
     });
     let event = AuditEvent::new(caller.actor(), action, denial.target.name()).result(&denied);

@@ -1,6 +1,6 @@
 //! The trait of the bans and revocations that a store keeps, and what a node knows of them. Enforces nothing.
 
-use super::{Denial, DenialEntry, DenialTarget, Denials, MAX_DENIALS, Period};
+use super::{Denial, DenialEntry, DenialTarget, Denials, MAX_DENIALS, MAX_PAST_DENIALS, Period};
 use crate::{Revision, Unavailable};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,11 +20,13 @@ pub trait DenialRegistry: Send + Sync {
     /// If the store does not answer in time.
     async fn read(&self, known: &StoredDenials) -> Result<Option<StoredDenials>, Unavailable>;
 
-    /// Adds a ban or revocation, or replaces the one about the same target.
+    /// Adds a ban or revocation, or replaces the one about the same target. A revocation is never shortened: it ends when
+    /// the later of the two does.
     ///
     /// # Errors
     ///
-    /// If there are too many, or the store does not answer in time. In the second case it may have been added.
+    /// If there are too many, if it has ended by the clock of the store, or if the store does not answer in time. In the
+    /// last case it may have been added.
     async fn deny(&self, denial: &Denial) -> Result<(), DenyError>;
 
     /// Ends a ban or revocation. Returns whether it was in force.
@@ -44,6 +46,12 @@ pub enum DenyError {
          bans of addresses that have not come back, or wait until some end"
     )]
     Full,
+    /// It ends before it begins.
+    #[error(
+        "it would have ended already by the clock of the store, which is ahead of the clock of this node; set the clocks of \
+         both, or choose a longer time"
+    )]
+    Ended,
     /// The store did not answer in time.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -86,9 +94,18 @@ impl StoredDenials {
 
 /// Merges the entries that a node knows with those that it has just found in the registry. Returns all of them, each
 /// in its newest version, and those that the registry has lost.
+///
+/// The registry forgets the oldest entries that are past if there are too many. Such an entry is not lost: if nodes wrote
+/// it again, they would do so for ever.
 pub(crate) fn merge(known: &DenialEntries, found: DenialEntries, now: u64) -> (DenialEntries, DenialEntries) {
+    let past = || found.values().filter(|entry| !entry.is_in_force(now)).map(|entry| entry.version);
+    let is_full = past().count() >= MAX_PAST_DENIALS;
+    let oldest = past().min().filter(|_| is_full).unwrap_or(0);
     let is_lost = |(name, entry): &(&Arc<str>, &DenialEntry)| {
-        let is_newer = found.get(*name).is_none_or(|other| other.version < entry.version);
+        let is_newer = match found.get(*name) {
+            Some(other) => other.version < entry.version,
+            None => entry.is_in_force(now) || entry.version > oldest,
+        };
         is_newer && now < entry.forgotten_at
     };
     let lost: DenialEntries =

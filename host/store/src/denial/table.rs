@@ -34,7 +34,12 @@ impl DenialTable {
         if in_force >= MAX_DENIALS && !before.is_some_and(|before| before.is_in_force(now)) {
             return Err(TableFull);
         }
-        let Denial { since, until, .. } = *denial;
+        let Denial { mut since, mut until, .. } = *denial;
+        if let (true, Some(held)) = (denial.target.is_of_tokens(), before.and_then(|before| before.period)) {
+            // Revoking again must not make a token valid earlier.
+            since = since.max(held.since);
+            until = until.max(held.until);
+        }
         let forgotten_at = before.map_or(until, |before| before.forgotten_at.max(until));
         self.write(&name, forgotten_at, Some(Period { since, until }), now);
         Ok(())
@@ -90,6 +95,17 @@ mod tests {
         assert_eq!(entries(&table), 2);
         table.deny(&denial("principal b", 500, 5_000_000), 1000 + kept).unwrap();
         assert_eq!(entries(&table), 1);
+    }
+
+    #[test]
+    fn a_revocation_is_never_shortened_and_a_ban_is() {
+        for (target, expected) in [("token t", 900), ("tokens ann", 900), ("principal ann", 500)] {
+            let mut table = DenialTable::default();
+            table.deny(&denial(target, 10, 900), 10).unwrap();
+            table.deny(&denial(target, 20, 500), 20).unwrap();
+            let known = table.newer(&Revision::none(), 20).unwrap().denials;
+            assert_eq!(known.list(20), [denial(target, 20, expected)]);
+        }
     }
 
     #[test]

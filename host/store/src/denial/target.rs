@@ -33,7 +33,7 @@ pub struct AddressRange(IpAddr);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTarget {
     /// It is not the name of a principal.
-    #[error("invalid principal '{}'; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", .0.escape_debug())]
+    #[error("invalid principal '{}'; expected 1 to 64 of the characters A-Z a-z 0-9 . _ -, and ~XX for each other byte", .0.escape_debug())]
     Principal(String),
     /// It is not an address, or another range than an IPv6 /64.
     #[error(
@@ -85,6 +85,11 @@ impl DenialTarget {
             Self::Token(_) => "token",
             Self::TokensOf(_) => "tokens",
         }
+    }
+
+    /// Whether it is a revocation of tokens, not a ban.
+    pub fn is_of_tokens(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::TokensOf(_))
     }
 
     /// What it names, without the kind.

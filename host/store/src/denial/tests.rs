@@ -92,6 +92,24 @@ fn an_entry_parses_what_it_displays() {
     }
 }
 
+/// Regression: nodes wrote what the registry had forgotten again and again, so that it grew beyond its bound.
+#[test]
+fn what_a_full_registry_has_forgotten_is_not_lost() {
+    let entry = |text: String| DenialEntry::parse(&text).unwrap();
+    let mut found: DenialEntries = (0..MAX_PAST_DENIALS)
+        .map(|n| (format!("token t{n}").into(), entry(format!("{} 90", 100 + n))))
+        .collect();
+    let known =
+        entries(&[("principal old", "99 90"), ("principal new", "101 90"), ("principal held", "5 90 1 80")]);
+    let lost = |found: &DenialEntries| {
+        let (_, lost) = merge(&known, found.clone(), 20);
+        lost.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(lost(&found), ["principal held", "principal new"]);
+    found.remove("token t0");
+    assert_eq!(lost(&found), ["principal held", "principal new", "principal old"], "there was space for it");
+}
+
 fn entries(list: &[(&str, &str)]) -> DenialEntries {
     list.iter().map(|(name, text)| ((*name).into(), DenialEntry::parse(text).unwrap())).collect()
 }

@@ -61,6 +61,7 @@ impl DenialRegistry for RedisStore {
         match self.write_denial(&denial.target, Some(until), period).await? {
             DenialsWritten::All(_) => Ok(()),
             DenialsWritten::Full => Err(DenyError::Full),
+            DenialsWritten::Ended => Err(DenyError::Ended),
         }
     }
 
@@ -105,7 +106,8 @@ impl RedisStore {
             period: entry.period,
         });
         match denials::write(&self.context().link, &self.context().names, entries).await? {
-            DenialsWritten::All(_) => Ok(()),
+            // None of them is new, so that it does not matter whether they have ended.
+            DenialsWritten::All(_) | DenialsWritten::Ended => Ok(()),
             DenialsWritten::Full => Err(Unavailable(DenyError::Full.to_string())),
         }
     }

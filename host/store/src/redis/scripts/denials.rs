@@ -26,6 +26,8 @@ pub(crate) enum DenialsWritten {
     All(u64),
     /// Some were not written, because too many are in force.
     Full,
+    /// A new one would have ended already, by the clock of Redis.
+    Ended,
 }
 
 pub(crate) async fn write<'a>(
@@ -44,6 +46,7 @@ pub(crate) async fn write<'a>(
     let written = link.run(&DENY, vec![names.denials()], arguments).await?;
     match written {
         Value::Integer(-1) => Ok(DenialsWritten::Full),
+        Value::Integer(-2) => Ok(DenialsWritten::Ended),
         written => Ok(DenialsWritten::All(replies::number(&written)?)),
     }
 }

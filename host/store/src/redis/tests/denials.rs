@@ -1,7 +1,9 @@
 //! Bans and revocations on a Redis that loses them, or goes back to an earlier state.
 
 use super::*;
-use crate::denial::{Denial, DenialRegistry, DenialTarget, DenyError, MAX_DENIALS, StoredDenials};
+use crate::denial::{
+    Denial, DenialRegistry, DenialTarget, DenyError, MAX_DENIALS, MAX_PAST_DENIALS, StoredDenials,
+};
 use switchyard_protocol::unix_ms;
 
 const HASH: &str = "s:{/denials}:all";
@@ -101,4 +103,60 @@ async fn the_registry_is_bounded_and_forgets_what_has_ended() {
     assert!(node.lift(&principal("p8")).await.unwrap());
     node.deny(&denial("more")).await.expect("there is space");
     assert_eq!(server.ask(&["HEXISTS", HASH, "principal old"]), "0", "it ended long ago");
+}
+
+/// Two nodes whose operators do not know of each other.
+#[tokio::test]
+async fn the_later_end_of_two_revocations_holds_and_the_newer_of_two_bans() {
+    let server = Server::start(&[]);
+    let site = server.site();
+    let (one, two) = (connect(&site).await.unwrap(), connect(&site).await.unwrap());
+    let now = unix_ms();
+    let (long, short) = (now + 7_200_000, now + 3_600_000);
+    let targets = [DenialTarget::token("t").unwrap(), DenialTarget::tokens_of("a").unwrap(), principal("a")];
+    for (target, expected) in targets.into_iter().zip([long, long, short]) {
+        one.deny(&Denial { target: target.clone(), since: now, until: long }).await.unwrap();
+        two.deny(&Denial { target: target.clone(), since: now + 1, until: short }).await.unwrap();
+        let known = next(&one, &StoredDenials::default()).await;
+        let expected = Denial { target: target.clone(), since: now + 1, until: expected };
+        assert_eq!(known.denials.of(&target, now), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_ban_that_has_ended_by_the_clock_of_redis_is_refused() {
+    let server = Server::start(&[]);
+    let node = connect(&server.site()).await.unwrap();
+    for behind in [1000, 3_600_000] {
+        let since = unix_ms() - behind;
+        let denial = Denial { target: principal("a"), since, until: since + 1000 };
+        let error = node.deny(&denial).await.unwrap_err();
+        assert!(matches!(error, DenyError::Ended) && error.to_string().contains("clock"), "{error}");
+    }
+    assert_eq!(server.ask(&["EXISTS", HASH]), "0");
+}
+
+/// Regression: a node that remembers more than the registry wrote it all again, and again.
+#[tokio::test]
+async fn what_nodes_write_again_does_not_exceed_the_bound() {
+    let server = Server::start(&[]);
+    let node = connect(&server.site()).await.unwrap();
+    let far = unix_ms() + 3_600_000;
+    let fill = |name: &str| {
+        let fill = format!(
+            "for n = 1, {} do redis.call('HSET', KEYS[1], '{name}' .. n, n .. ' {far}') end; \
+             redis.call('HSET', KEYS[1], '/revision', 'e ' .. ARGV[1])",
+            MAX_PAST_DENIALS - 10
+        );
+        server.ask(&["EVAL", &fill, "1", HASH, &name.len().to_string()]);
+    };
+    fill("principal a");
+    let known = next(&node, &StoredDenials::default()).await;
+    server.ask(&["DEL", HASH]);
+    fill("principal bb");
+    let known = next(&node, &known).await;
+    let entries = (MAX_PAST_DENIALS + 1).to_string();
+    assert_eq!(server.ask(&["HLEN", HASH]), entries, "with the revision");
+    let known = next(&node, &known).await;
+    assert!(DenialRegistry::read(&*node, &known).await.unwrap().is_none(), "nothing is written any more");
 }
