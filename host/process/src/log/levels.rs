@@ -1,13 +1,14 @@
 //! Which levels are logged: the filter of `RUST_LOG`. A level without a module applies to the node's own
 //! modules only. Libraries log warnings and errors, unless they are named, because at other levels they may
-//! log what clients send.
+//! log what clients send. The audit log is no matter of levels: it is written unless it is named.
 
 use std::{ffi::OsStr, str::FromStr};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-/// The levels of libraries. The node reports itself what happens to Redis.
-const LIBRARY_DIRECTIVES: &str = "warn,fred=off";
+/// What holds unless it is named. The node reports itself what happens to Redis, and audit lines are also written if only
+/// warnings are logged.
+const DEFAULT_DIRECTIVES: &str = "warn,fred=off,switchyard::audit=info";
 /// The value of `RUST_LOG` if there is none, or an invalid one.
 const DEFAULT: &str = "info";
 
@@ -32,7 +33,7 @@ pub(super) fn filter_of(text: Option<&OsStr>) -> (EnvFilter, Option<String>) {
 }
 
 fn directives(text: &str) -> Result<String, String> {
-    let mut all = LIBRARY_DIRECTIVES.to_owned();
+    let mut all = DEFAULT_DIRECTIVES.to_owned();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         all.push(',');
         match LevelFilter::from_str(part) {
@@ -53,13 +54,19 @@ mod tests {
     #[test]
     fn a_level_without_a_module_applies_to_the_node_only() {
         for (text, expected) in [
-            ("", "fred=off,switchyard=info,warn"),
-            ("info", "fred=off,switchyard=info,warn"),
-            ("trace", "fred=off,switchyard=trace,warn"),
-            ("error", "fred=off,switchyard=error,error"),
-            ("debug,hyper=trace", "fred=off,hyper=trace,switchyard=debug,warn"),
-            ("switchyard_server::hub=debug", "switchyard_server::hub=debug,fred=off,warn"),
-            ("info,fred=debug", "fred=debug,switchyard=info,warn"),
+            ("", "switchyard::audit=info,fred=off,switchyard=info,warn"),
+            ("info", "switchyard::audit=info,fred=off,switchyard=info,warn"),
+            ("trace", "switchyard::audit=info,fred=off,switchyard=trace,warn"),
+            ("error", "switchyard::audit=info,fred=off,switchyard=error,error"),
+            ("debug,hyper=trace", "switchyard::audit=info,fred=off,hyper=trace,switchyard=debug,warn"),
+            (
+                "switchyard_server::hub=debug",
+                "switchyard::audit=info,switchyard_server::hub=debug,fred=off,warn",
+            ),
+            ("info,fred=debug", "switchyard::audit=info,fred=debug,switchyard=info,warn"),
+            // The audit log is written with any level, unless it is named.
+            ("off", "switchyard::audit=info,fred=off,switchyard=off,off"),
+            ("warn,switchyard::audit=off", "switchyard::audit=off,fred=off,switchyard=warn,warn"),
         ] {
             let (filter, problem) = filter_of(Some(OsStr::new(text)));
             let mut shown: Vec<_> = filter.to_string().split(',').map(str::to_owned).collect();

@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use std::{
     fmt::Display,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
@@ -30,7 +30,7 @@ const MODE: u32 = 0o640;
 
 /// The audit file cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("audit.file: {}: {error}; expected a file that this user may append to, in a folder that exists", file.display())]
+#[error("audit.file: {}: {error}; expected a file that this user may append to, or a folder in which one can be created", file.display())]
 pub struct AuditFileError {
     file: PathBuf,
     error: io::Error,
@@ -70,34 +70,52 @@ enum QueueItem {
     Flush(SyncSender<()>),
 }
 
-/// Checks whether a file can be appended to. Does not create it.
+/// Checks whether a file can be appended to, or created. Does not create it.
 pub(super) fn check(path: &Path) -> Result<(), AuditFileError> {
     let checked = match OpenOptions::new().append(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            fs::metadata(folder.unwrap_or(Path::new("."))).and_then(|folder| match folder.is_dir() {
-                true => Ok(()),
-                false => Err(io::Error::other("it would not be in a folder")),
-            })
+            check_folder(folder.unwrap_or(Path::new(".")))
         }
         opened => opened.map(drop),
     };
     checked.map_err(|error| AuditFileError { file: path.to_owned(), error })
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(MODE).open(path)
+/// Checks whether files can be created in a folder, by creating one, which is removed at once.
+fn check_folder(folder: &Path) -> io::Result<()> {
+    let random = getrandom::u64().map_err(io::Error::other)?;
+    let file = folder.join(format!(".switchyard-check.{random:016x}"));
+    OpenOptions::new().write(true).create_new(true).mode(MODE).open(&file)?;
+    fs::remove_file(&file)
+}
+
+/// Opens or creates the file. Also returns whether its last line is torn, because a node or the machine stopped while it
+/// was written.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    let file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
+    let metadata = file.metadata()?;
+    // A file that may be written and not read is taken for a whole one.
+    let is_torn = metadata.is_file() && metadata.len() > 0 && last_byte(path).is_ok_and(|last| last != b'\n');
+    Ok((file, is_torn))
+}
+
+fn last_byte(path: &Path) -> io::Result<u8> {
+    let (mut file, mut last) = (File::open(path)?, [0]);
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last[0])
 }
 
 impl AuditFile {
     /// Opens or creates the file, and starts the thread. `lost` counts lines that were not written.
     pub(super) fn open(path: PathBuf, lost: Counter) -> Result<Self, AuditFileError> {
-        let started = open(&path).and_then(|file| {
+        let started = open(&path).and_then(|(file, is_torn)| {
             let (queue, items) = sync_channel(MAX_QUEUED_LINES);
             let losses = Arc::new(Losses { path: path.clone(), lost, last_logged: Mutex::default() });
             let audit = Self { queue, queued_bytes: Arc::default(), losses: losses.clone() };
             let queued_bytes = audit.queued_bytes.clone();
-            let writer = Writer { file, is_torn: false, queued_bytes, losses };
+            let writer = Writer { file, is_torn, queued_bytes, losses };
             thread::Builder::new().name("audit".into()).spawn(move || writer.run(&items))?;
             Ok(audit)
         });
@@ -177,7 +195,7 @@ impl Writer {
 
     fn reopen(&mut self) {
         match open(&self.losses.path) {
-            Ok(file) => (self.file, self.is_torn) = (file, false),
+            Ok(opened) => (self.file, self.is_torn) = opened,
             Err(error) => {
                 let file = self.losses.path.display();
                 tracing::error!(%error, %file, "the audit file cannot be opened again; it is still written as it was");
@@ -208,6 +226,23 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+    }
+
+    /// A line in two parts could be read as one that was never written.
+    #[test]
+    fn a_torn_line_does_not_spoil_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
+        fs::write(&path, "one\ntw").unwrap();
+        let file = opened(&path);
+        file.append("three".to_owned());
+        assert!(file.flush(LIMIT));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntw\nthree\n");
+        fs::write(&path, "fo").unwrap();
+        file.reopen();
+        file.append("five".to_owned());
+        assert!(file.flush(LIMIT));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "fo\nfive\n");
     }
 
     #[test]
@@ -270,8 +305,11 @@ mod tests {
     fn a_file_that_cannot_be_written_is_found_and_none_is_created() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("audit");
-        assert!(check(&missing).is_ok() && !missing.exists());
-        for wrong in [folder.path().join("no/audit"), folder.path().to_owned()] {
+        assert!(check(&missing).is_ok());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+        // Nobody can create files in /proc, not even root.
+        let wrong = [folder.path().join("no/audit"), folder.path().to_owned(), "/proc/audit".into()];
+        for wrong in wrong {
             let error = check(&wrong).unwrap_err().to_string();
             assert!(error.starts_with(&format!("audit.file: {}: ", wrong.display())), "{error}");
             assert!(AuditFile::open(wrong, Counter::default()).is_err());
