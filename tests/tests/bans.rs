@@ -84,15 +84,33 @@ async fn a_banned_principal_is_out_until_the_ban_is_lifted() {
     assert_eq!(again, (404, "not_found".into()));
 }
 
-/// A list that began to be sent before the ban.
+/// Calls that began before the ban.
 #[tokio::test]
 async fn a_request_that_takes_long_is_judged_by_the_bans_as_they_are_then() {
-    let server = start("").await;
-    let body = r#"[{"room":"trades","data":1},{"room":"prices","data":2}]"#;
+    let server = start(&Server::key("sk_ops", "ops", r#"["admin"]"#, "")).await;
+    let list = r#"[{"room":"trades","data":1},{"room":"prices","data":2}]"#;
+    for (key, principal, call, body) in
+        [("ann", "ann", "POST /v1/publish", list), ("sk_ops", "ops", "PUT /v1/principals/bob/ban", HOUR)]
+    {
+        let answer = answer_after_ban(&server, key, principal, call, body).await;
+        assert!(answer.contains(&format!("principal '{principal}' is banned until")), "{answer}");
+    }
+    assert_eq!(server.refused("GET", "/v1/rooms/trades", Some(KEY), "").await, (404, "not_found".into()));
+    assert_eq!(names(&server).await, ["principal ann", "principal ops"], "bob is not banned");
+}
+
+/// The answer to a call whose principal is banned after it began, and before its body was sent.
+async fn answer_after_ban(
+    server: &Server,
+    key: &str,
+    principal: &str,
+    call_line: &str,
+    body: &str,
+) -> String {
     let address = server.admin.strip_prefix("http://").expect("plain HTTP");
     let mut socket = TcpStream::connect(address).await.expect("the admin listener");
     let head = format!(
-        "POST /v1/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ann\r\nConnection: close\r\n\
+        "{call_line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\
          Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
@@ -101,12 +119,11 @@ async fn a_request_that_takes_long_is_judged_by_the_bans_as_they_are_then() {
     let mut begun = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
     socket.read_exact(&mut begun).await.expect("a beginning");
     assert!(begun.starts_with(b"HTTP/1.1 100"), "{begun:?}");
-    call(&server, "PUT", "/v1/principals/ann/ban", HOUR).await;
+    call(server, "PUT", &format!("/v1/principals/{principal}/ban"), HOUR).await;
     socket.write_all(body.as_bytes()).await.expect("sent");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.contains("principal 'ann' is banned until"), "{answer}");
-    assert_eq!(server.refused("GET", "/v1/rooms/trades", Some(KEY), "").await, (404, "not_found".into()));
+    answer
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod bans;
 mod body;
 mod call_limiter;
 mod connections;
+mod detached;
 mod health;
 mod hosts;
 mod incoming_body;

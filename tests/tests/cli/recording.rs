@@ -16,8 +16,16 @@ async fn node() -> Server {
 
 /// `plugin record stamp`, which has begun: this has read its first line.
 async fn recording(server: &Server, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+    recording_with(server, KEY, arguments).await
+}
+
+async fn recording_with(
+    server: &Server,
+    key: &str,
+    arguments: &[&str],
+) -> (Child, Lines<BufReader<ChildStdout>>) {
     let arguments = [&["plugin", "record", "stamp", "--admin", &server.admin], arguments].concat();
-    let mut command = command(server.folder(), &arguments, &[("SWITCHYARD_KEY", KEY)]);
+    let mut command = command(server.folder(), &arguments, &[("SWITCHYARD_KEY", key)]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let head = next(&mut lines).await;
@@ -180,6 +188,19 @@ async fn a_recording_has_a_length_and_no_data_unless_it_is_asked_for() {
         let refused = server.refused("GET", path, Some(key), "").await;
         assert_eq!((refused.0, &*refused.1), expected, "{path}");
     }
+}
+
+/// Regression: it went on for up to an hour.
+#[tokio::test]
+async fn a_recording_ends_when_its_principal_is_banned() {
+    let operator = Server::key("sk_ops", "ops", r#"["admin"]"#, "id = \"ops\"");
+    let server = Server::start(&format!("{}{operator}", plugin("stamp", r#"["s"]"#, "{}"))).await;
+    let (child, mut lines) = recording_with(&server, "sk_ops", &["--for", "1h"]).await;
+    let ban = server.call("PUT", "/v1/principals/ops/ban", Some(KEY), r#"{"for":"1h"}"#).await;
+    assert_eq!(ban.0, 200, "{}", ban.1);
+    assert_eq!(next(&mut lines).await["end"]["reason"], "refused", "although nothing is recorded");
+    let ended = child.wait_with_output().await.expect("an end");
+    assert!(stderr(&ended).contains("its principal was banned"), "{}", stderr(&ended));
 }
 
 /// Regression for build pipelines: an error of the author, and one of whoever wrote the pipeline, differ.

@@ -4,6 +4,7 @@
 use super::{
     api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found},
     body::UnreadBody,
+    detached::to_the_end,
 };
 use crate::{
     audit::{AuditAction, AuditEvent},
@@ -110,7 +111,8 @@ pub(super) async fn ban_principal(
     caller.require(Scope::Admin, "ban principals")?;
     let target = DenialTarget::principal(&name?.0)?;
     let duration = read_duration(&api, &caller, body).await?;
-    Ok(Json(BanView::of(&ban(&api, &caller, target, duration).await?)))
+    let banned = to_the_end(async move { ban(&api, &caller, target, duration).await }).await?;
+    Ok(Json(BanView::of(&banned)))
 }
 
 pub(super) async fn unban_principal(
@@ -120,7 +122,8 @@ pub(super) async fn unban_principal(
 ) -> Result<StatusCode, ApiError> {
     caller.require(Scope::Admin, "unban principals")?;
     let target = DenialTarget::principal(&name?.0)?;
-    Ok(lift(&api, &caller, target, AuditAction::UnbanPrincipal).await?)
+    let lifted = async move { lift(&api, &caller, target, AuditAction::UnbanPrincipal).await };
+    Ok(to_the_end(lifted).await?)
 }
 
 pub(super) async fn ban_address(
@@ -132,7 +135,8 @@ pub(super) async fn ban_address(
     caller.require(Scope::Admin, "ban addresses")?;
     let target = DenialTarget::Address(AddressRange::parse(&address?.0)?);
     let duration = read_duration(&api, &caller, body).await?;
-    Ok(Json(BanView::of(&ban(&api, &caller, target, duration).await?)))
+    let banned = to_the_end(async move { ban(&api, &caller, target, duration).await }).await?;
+    Ok(Json(BanView::of(&banned)))
 }
 
 pub(super) async fn unban_address(
@@ -142,7 +146,8 @@ pub(super) async fn unban_address(
 ) -> Result<StatusCode, ApiError> {
     caller.require(Scope::Admin, "unban addresses")?;
     let target = DenialTarget::Address(AddressRange::parse(&address?.0)?);
-    Ok(lift(&api, &caller, target, AuditAction::UnbanAddress).await?)
+    let lifted = async move { lift(&api, &caller, target, AuditAction::UnbanAddress).await };
+    Ok(to_the_end(lifted).await?)
 }
 
 /// Revokes one token, or those that a principal has.
@@ -163,7 +168,8 @@ pub(super) async fn revoke_tokens(
         }
     };
     let duration = revocation_duration(r#for.as_deref(), api.services.keys.load().longest_acceptance())?;
-    Ok(Json(BanView::of(&deny(&api, &caller, target, duration, AuditAction::TokenRevoke).await?)))
+    let denied = async move { deny(&api, &caller, target, duration, AuditAction::TokenRevoke).await };
+    Ok(Json(BanView::of(&to_the_end(denied).await?)))
 }
 
 /// Bans a principal or an address, unless that would lock out the caller or everybody behind a proxy.
@@ -211,7 +217,8 @@ async fn deny<Q>(
     let since = unix_ms();
     let mut until = since + duration.as_millis() as u64;
     if let (AuditAction::TokenRevoke, Some(before)) = (action, hub.denials.current().of(&target, since)) {
-        // Revoking again for a shorter time must not make a token valid earlier.
+        // Revoking again for a shorter time must not make a token valid earlier. The store makes sure of that; this is
+        // for the answer and the audit line.
         until = until.max(before.until);
     }
     let denial = Denial { target, since, until };

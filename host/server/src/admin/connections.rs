@@ -3,6 +3,7 @@
 use super::{
     api::{Api, ApiError, ApiResult, Caller, PageQuery, next_cursor, not_found},
     bans,
+    detached::to_the_end,
     query::QueryParameters,
 };
 use crate::{
@@ -99,19 +100,22 @@ pub(super) async fn end(
     let connection = find(&api, &id?.0)?;
     let duration =
         caller.query()?.ban.as_deref().map(|text| bans::parse_ban_duration("ban", text)).transpose()?;
-    // Before the ban, which closes the connection, so that its session ends with it.
-    connection.ended.store(true, Ordering::Relaxed);
-    if let Some(duration) = duration {
-        let target = DenialTarget::Principal(connection.principal.clone());
-        if let Err(refusal) = bans::ban(&api, &caller, target, duration).await {
-            connection.ended.store(false, Ordering::Relaxed);
-            return Err(refusal.into());
+    let ended = async move {
+        // Before the ban, which closes the connection, so that its session ends with it.
+        connection.ended.store(true, Ordering::Relaxed);
+        if let Some(duration) = duration {
+            let target = DenialTarget::Principal(connection.principal.clone());
+            if let Err(refusal) = bans::ban(&api, &caller, target, duration).await {
+                connection.ended.store(false, Ordering::Relaxed);
+                return Err(refusal.into());
+            }
         }
-    }
-    connection.outbox.close(Close::Forbidden);
-    let event = AuditEvent::new(caller.actor(), AuditAction::ConnectionClose, connection.id);
-    api.services.hub.audit.record(&event.detail("of", &*connection.principal));
-    Ok(StatusCode::NO_CONTENT)
+        connection.outbox.close(Close::Forbidden);
+        let event = AuditEvent::new(caller.actor(), AuditAction::ConnectionClose, connection.id);
+        api.services.hub.audit.record(&event.detail("of", &*connection.principal));
+        Ok(StatusCode::NO_CONTENT)
+    };
+    to_the_end(ended).await
 }
 
 fn find(api: &Api, id: &str) -> Result<Arc<Connection>, Refusal> {

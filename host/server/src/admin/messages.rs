@@ -2,7 +2,8 @@
 
 use super::{
     api::{Api, ApiError, Caller, json_response, to_json},
-    body::UnreadBody,
+    body::{ReceivedBody, UnreadBody},
+    detached::to_the_end,
 };
 use crate::{
     audit::{AuditAction, AuditEvent},
@@ -46,6 +47,13 @@ pub(super) async fn publish(
     // A key with the scope `broadcast` may publish to `*` only, which is checked for each message.
     caller.require_any(&[Scope::Publish, Scope::Broadcast], "publish")?;
     let body = body.read(&api, &caller, max_body_bytes(&api)).await?;
+    match caller.has_scope(Scope::Admin) {
+        true => to_the_end(publish_all(api, caller, body)).await,
+        false => publish_all(api, caller, body).await,
+    }
+}
+
+async fn publish_all(api: Arc<Api>, caller: Caller, body: ReceivedBody) -> Result<Response, ApiError> {
     let text = decode(&body)?;
     if !text.trim_start().starts_with('[') {
         let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
@@ -118,6 +126,13 @@ pub(super) async fn broadcast(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Broadcast, "broadcast")?;
     let body = body.read(&api, &caller, api.services.config.message + MAX_FIELDS_BYTES).await?;
+    match caller.has_scope(Scope::Admin) {
+        true => to_the_end(broadcast_one(api, caller, body)).await,
+        false => broadcast_one(api, caller, body).await,
+    }
+}
+
+async fn broadcast_one(api: Arc<Api>, caller: Caller, body: ReceivedBody) -> Result<Response, ApiError> {
     let text = decode(&body)?;
     let message: &RawValue = serde_json::from_str(text).map_err(not_json)?;
     let published = publish_one(&api, &caller, parse_publish_to(BROADCAST, message)?).await;
