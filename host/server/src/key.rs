@@ -286,30 +286,6 @@ impl Keys {
         keys.insert(Digest::of(principal), Arc::unwrap_or_clone(Key::detached(principal)));
         Arc::new(arc_swap::ArcSwap::from_pointee(keys))
     }
-
-    /// The tokens of the principal `acme` with these ids, and the keys that accept them.
-    pub(crate) fn with_tokens<const N: usize>(ids: [&str; N]) -> (Self, [Arc<Key>; N]) {
-        let issuer: IssuerConfig =
-            toml::from_str("name = \"app\"\nissuer = \"i\"\naudience = \"a\"").unwrap();
-        let issuer = Arc::new(issuer);
-        let keys = Self::default().with_issuers(std::slice::from_ref(&issuer));
-        let accepted = ids.map(|id| {
-            let claims = TokenClaims {
-                issuer: issuer.clone(),
-                principal: "acme".into(),
-                id: Some(id.into()),
-                issued: None,
-                expires: u64::MAX,
-                tier: None,
-                scopes: None,
-                rooms: None,
-                tags: Default::default(),
-                bytes: 100,
-            };
-            keys.accept(&Arc::new(claims)).expect("its issuer is trusted")
-        });
-        (keys, accepted)
-    }
 }
 
 /// All configured keys and issuers. Keys are looked up by the first bytes of their digest, and the whole digest is
@@ -440,6 +416,32 @@ pub fn generate_key() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Keys {
+        /// The tokens of the principal `acme` with these ids, and the keys that accept them.
+        pub(crate) fn with_tokens<const N: usize>(ids: [&str; N]) -> (Self, [Arc<Key>; N]) {
+            let issuer: IssuerConfig =
+                toml::from_str("name = \"app\"\nissuer = \"i\"\naudience = \"a\"").unwrap();
+            let issuer = Arc::new(issuer);
+            let keys = Self::default().with_issuers(std::slice::from_ref(&issuer));
+            let accepted = ids.map(|id| {
+                let claims = TokenClaims {
+                    issuer: issuer.clone(),
+                    principal: "acme".into(),
+                    id: Some(id.into()),
+                    issued: None,
+                    expires: u64::MAX,
+                    tier: None,
+                    scopes: None,
+                    rooms: None,
+                    tags: Default::default(),
+                    bytes: 100,
+                };
+                keys.accept(&Arc::new(claims)).expect("its issuer is trusted")
+            });
+            (keys, accepted)
+        }
+    }
 
     fn key(toml: &str) -> Arc<Key> {
         let digest = Digest::of("secret");
