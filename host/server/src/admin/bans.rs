@@ -314,11 +314,12 @@ mod tests {
         let duration = |text: Option<&str>, acceptance| {
             revocation_duration(text, acceptance).map_err(|refusal| refusal.message)
         };
-        let issuers = Some(Duration::from_secs(48 * 3600 + 60));
+        let acceptance = Duration::from_secs(48 * 3600 + 60);
+        let issuers = Some(acceptance);
         assert_eq!(duration(None, None), Ok(DEFAULT_REVOCATION));
-        assert_eq!(duration(None, issuers), Ok(issuers.unwrap()));
+        assert_eq!(duration(None, issuers), Ok(acceptance));
         assert_eq!(duration(Some("1s"), None), Ok(MIN_DURATION));
-        assert_eq!(duration(Some("2days 1m"), issuers), Ok(issuers.unwrap()));
+        assert_eq!(duration(Some("2days 1m"), issuers), Ok(acceptance));
         assert_eq!(duration(Some("366days 20m"), issuers), Ok(MAX_ACCEPTANCE));
         for text in ["2days", "367days"] {
             let error = duration(Some(text), issuers).unwrap_err();
