@@ -98,6 +98,12 @@ fn check(args: CheckArgs) -> anyhow::Result<()> {
     if let Err(error) = config.audit.check() {
         problems.push(at_line(find_key(text, "audit", "file").start, error.to_string()));
     }
+    for issuer in &config.issuers {
+        if let Some(problem) = issuer.find_file_problem() {
+            let offset = text.find(&format!("name = \"{}\"", issuer.name)).unwrap_or_default();
+            problems.push(at_line(offset, format!("issuer '{}': {problem}", issuer.name)));
+        }
+    }
     if let Err(error) = config.cache.check() {
         problems.push(at_line(find_key(text, "cache", "folder").start, error.to_string()));
     }

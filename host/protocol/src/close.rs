@@ -75,10 +75,10 @@ impl Close {
                 "a frame is larger than server.frame allows, or than 16 KiB before connect"
             }
             Close::BadFrames => "ten bad frames within a minute, or a malformed connect",
-            Close::Unauthorized => "a valid key is required",
+            Close::Unauthorized => "a valid key or token is required",
             Close::Forbidden => "not allowed here",
             Close::TakenOver => "the session was resumed by another connection",
-            Close::Revoked => "the key was revoked",
+            Close::Revoked => "the key or token was revoked",
             Close::RateIgnored => "100 requests in 10 s were refused with rate_limited; wait for retryAfter",
             Close::ConnectionLimit => "too many connections of this principal",
             Close::Internal => "internal server error; resume the session",

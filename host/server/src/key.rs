@@ -222,7 +222,11 @@ impl Key {
         let tier = claims.tier.as_ref().unwrap_or(&issuer.tier);
         if !issuer.all_tiers().any(|allowed| allowed == tier) {
             let (claim, name) = (&issuer.claims.tier, &issuer.name);
-            let problem = format!("its claim '{claim}' is a tier that issuer '{name}' may not give");
+            let all: Vec<_> = issuer.all_tiers().map(|tier| format!("'{tier}'")).collect();
+            let problem = format!(
+                "its claim '{claim}' is not a tier that issuer '{name}' may give (issuer.tiers): {}",
+                all.join(", ")
+            );
             return Err(invalid_token(problem));
         }
         let may_give = |scope: &&Scope| issuer.scopes.contains(scope);

@@ -34,6 +34,13 @@ pub(crate) fn looks_like_token(credential: &str) -> bool {
     credential.starts_with("eyJ") && credential.matches('.').count() == 2
 }
 
+impl IssuerConfig {
+    /// Why the file with its keys or its secret is of no use, if a file has them. Blocks.
+    pub fn find_file_problem(&self) -> Option<String> {
+        key_source::find_file_problem(self)
+    }
+}
+
 /// An issuer, and the keys with which it signs.
 struct Issuer {
     config: Arc<IssuerConfig>,

@@ -162,8 +162,11 @@ mod tests {
 
     #[test]
     fn a_loss_is_displayed_as_one_sentence() {
-        let loss = closed(4401, "a valid key is required");
-        assert_eq!(loss.to_string(), "the server closed the connection: a valid key is required (4401)");
+        let loss = closed(4401, "a valid key or token is required");
+        assert_eq!(
+            loss.to_string(),
+            "the server closed the connection: a valid key or token is required (4401)"
+        );
         let loss = loss.with_error(Some("invalid_key: not known".into()));
         assert_eq!(loss.to_string(), "invalid_key: not known");
         assert_eq!(closed(4500, "").to_string(), "the server closed the connection: without a reason (4500)");

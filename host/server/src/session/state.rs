@@ -153,7 +153,7 @@ impl SessionState {
                     RoomKind::Broadcast => key.require(Scope::Admin, "see the members of '*'")?,
                     RoomKind::Inbox | RoomKind::Ordinary => key.require_in(Verb::Subscribe, &room)?,
                 }
-                policies.check_members(&room, &key)?;
+                policies.check_members(&room, key)?;
                 Decision::Members { id, room }
             }
             Request::History { room, since, limit } => {

@@ -120,7 +120,9 @@ impl UnverifiedClaims {
         let start = issued.unwrap_or(now.saturating_add(leeway));
         if expires.saturating_sub(start) > lifetime {
             let lifetime = humantime::format_duration(config.lifetime);
-            return Err(invalid(format_args!("it is valid for longer than {lifetime} (exp - iat)")));
+            return Err(invalid(format_args!(
+                "it is valid for longer than {lifetime} (exp - iat), which is issuer.lifetime"
+            )));
         }
         Ok((expires, issued))
     }

@@ -135,7 +135,13 @@ impl KeySource {
         let wait = state
             .next_on_demand
             .map_or(Duration::ZERO, |next| next.saturating_duration_since(Instant::now()));
-        let message = format!("the keys of issuer '{}' are not known at the moment; try again", self.issuer);
+        let issuer = &self.issuer;
+        let message = match state.keys.as_ref().is_some_and(|keys| keys.problem().is_none()) {
+            true => format!(
+                "no key of issuer '{issuer}' has the key id (kid) of this token; they will be fetched again, so try later"
+            ),
+            false => format!("the keys of issuer '{issuer}' are not known at the moment; try again"),
+        };
         let retry_after = wait.max(RETRY_INTERVAL).as_millis() as u64;
         Refusal::retry(ErrorCode::IssuerUnavailable, message, retry_after)
     }
@@ -272,6 +278,21 @@ enum KeySourceError {
     Invalid(#[from] InvalidKeySet),
 }
 
+/// Why the file with the keys of an issuer is of no use, if a file has them. Blocks.
+pub(super) fn find_file_problem(config: &IssuerConfig) -> Option<String> {
+    let path = config.key_file()?;
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) => return Some(format!("{}: {error}", path.display())),
+    };
+    let keys = match config.secret_file {
+        Some(_) => KeySet::of_secret(&text),
+        None => KeySet::parse(&text, &config.algorithms),
+    };
+    let problem = keys.map_or_else(|error| Some(error.to_string()), |keys| keys.problem());
+    problem.map(|problem| format!("{}: {problem}", path.display()))
+}
+
 impl Fetcher {
     async fn fetch(&self) -> Result<KeySet, KeySourceError> {
         let config = &self.config;
@@ -315,17 +336,24 @@ mod tests {
     use serde_json::json;
     use std::sync::Mutex;
 
-    /// Keys as a server would have them, or `None` if it is away.
+    #[derive(Default)]
+    struct ServerState {
+        /// `None` if it is away.
+        keys: Option<Vec<&'static str>>,
+        fetches: u32,
+    }
+
+    /// A server with keys.
     #[derive(Clone, Default)]
-    struct Server(Arc<Mutex<(Option<Vec<&'static str>>, u32)>>);
+    struct Server(Arc<Mutex<ServerState>>);
 
     impl Server {
         fn set(&self, keys: Option<Vec<&'static str>>) {
-            self.0.lock().unwrap().0 = keys;
+            self.0.lock().unwrap().keys = keys;
         }
 
         fn fetches(&self) -> u32 {
-            self.0.lock().unwrap().1
+            self.0.lock().unwrap().fetches
         }
 
         fn source(&self, is_file: bool) -> KeySource {
@@ -333,8 +361,8 @@ mod tests {
             KeySource::fetching("app".to_owned(), is_file, move || {
                 let keys = {
                     let mut state = server.0.lock().unwrap();
-                    state.1 += 1;
-                    state.0.clone()
+                    state.fetches += 1;
+                    state.keys.clone()
                 };
                 async move {
                     let Some(keys) = keys else { return Err(FetchError::Timeout.into()) };
