@@ -107,6 +107,11 @@ impl<Q> Caller<Q> {
         api.services.keys.load().current(&self.key)
     }
 
+    /// The scopes that the caller's key had when the call began.
+    pub(super) fn scopes(&self) -> &[Scope] {
+        self.key.scopes()
+    }
+
     /// The caller's key, which must have this scope. `action` completes the error message "key 'a' may not
     /// …". Also refuses an invalid query, but whoever may not make the call learns nothing about its query.
     pub(super) fn require(&self, scope: Scope, action: &str) -> Result<&Key, Refusal> {

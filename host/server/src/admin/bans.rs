@@ -242,6 +242,9 @@ async fn lift(
     action: AuditAction,
 ) -> Result<StatusCode, Refusal> {
     let hub = &api.services.hub;
+    // Another node may have banned the caller just now.
+    hub.denials.refresh().await;
+    caller.current_key(api)?;
     let lifted =
         hub.store.denials.lift(&target).await.map_err(unavailable).and_then(|was_there| match was_there {
             true => Ok(StatusCode::NO_CONTENT),

@@ -82,7 +82,9 @@ impl UnreadBody {
         max_bytes: usize,
     ) -> Result<ReceivedBody, ApiError> {
         let body = self.read_charged(BodyCharge::new(&api.bodies, &caller.share), max_bytes).await?;
-        caller.current_key(api)?;
+        // While it arrived, the key may have been removed, or have lost what the call needs.
+        let key = caller.current_key(api)?;
+        caller.scopes().iter().try_for_each(|scope| key.require(*scope, "complete this call"))?;
         Ok(body)
     }
 

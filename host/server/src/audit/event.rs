@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
+use switchyard_process::escape::Escaped;
 use switchyard_protocol::Refusal;
 
 /// Maximum length of a line in bytes. Longer ones would be cut in the log.
@@ -195,7 +196,9 @@ impl AuditEvent {
             details: Some(&self.details),
             truncated: false,
         };
-        let text = |line: &AuditLine<'_>| serde_json::to_string(line).expect("plain data");
+        // A terminal must not obey what somebody has made a part of a name.
+        let text =
+            |line: &AuditLine<'_>| Escaped(serde_json::to_string(line).expect("plain data")).to_string();
         let line = text(&whole);
         if line.len() <= MAX_LINE_BYTES {
             return line;
@@ -211,6 +214,15 @@ mod tests {
     use serde_json::json;
     use std::collections::BTreeSet;
     use switchyard_protocol::ErrorCode;
+
+    #[test]
+    fn a_line_has_nothing_that_a_terminal_obeys() {
+        let event = AuditEvent::new(Actor::Config, AuditAction::BanPrincipal, "a\u{9b}31m\u{202e}b");
+        let line = event.line();
+        assert!(line.contains(r"a\u009b31m\u202eb"), "{line}");
+        let parsed: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(parsed["target"], "a\u{9b}31m\u{202e}b");
+    }
 
     fn parsed(event: &AuditEvent) -> Value {
         let mut line: Value = serde_json::from_str(&event.line()).unwrap();

@@ -80,7 +80,8 @@ fn split_backwards(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
 /// none, because the proxy does not know or does not tell it, or the element is malformed.
 fn parse_element(element: &[u8]) -> Option<SocketAddr> {
     let mut found = None;
-    for pair in split_backwards(element, b';') {
+    // Pairs may be empty.
+    for pair in split_backwards(element, b';').filter(|pair| !pair.trim_ascii().is_empty()) {
         let equals = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"for") && found.replace(value).is_some() {
@@ -88,10 +89,20 @@ fn parse_element(element: &[u8]) -> Option<SocketAddr> {
         }
     }
     let value = found?;
-    parse_address(match value.strip_prefix(b"\"") {
-        Some(quoted) => quoted.strip_suffix(b"\"")?,
-        None => value,
-    })
+    match value.strip_prefix(b"\"") {
+        Some(quoted) => parse_address(&unescape(quoted.strip_suffix(b"\"")?)),
+        None => parse_address(value),
+    }
+}
+
+/// A quoted string without the backslashes that escape characters.
+fn unescape(quoted: &[u8]) -> Vec<u8> {
+    let mut bytes = quoted.iter().copied();
+    let next = || match bytes.next()? {
+        b'\\' => bytes.next(),
+        byte => Some(byte),
+    };
+    iter::from_fn(next).collect()
 }
 
 /// Parses an address that may have a port, and an IPv6 address that may have brackets and a zone.
@@ -202,6 +213,9 @@ mod tests {
             (&["for=\"[2001:db8::1]:4711\""], "[2001:db8::1]:4711"),
             (&["for=\"[2001:db8::1]\";proto=http, for=10.0.0.2"], "[2001:db8::1]:0"),
             (&["for=\"203.0.113.9:_hidden\""], "203.0.113.9:0"),
+            (&["for=203.0.113.9;by=x;"], "203.0.113.9:0"),
+            (&[";for=203.0.113.9;;proto=http"], "203.0.113.9:0"),
+            (&["for=\"\\2\\03.0.113.9\""], "203.0.113.9:0"),
             (&["for=198.51.100.1", "for=203.0.113.9;host=\"a,b;c\\\"d\\\\\", for=10.0.0.2"], "203.0.113.9:0"),
             (&["for=198.51.100.1, for=unknown, for=10.0.0.2"], "10.0.0.2:0"),
             (&["for=198.51.100.1, for=_gazonk, for=10.0.0.2"], "10.0.0.2:0"),
