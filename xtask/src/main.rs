@@ -32,7 +32,8 @@ Usage: cargo xtask COMMAND
                          compare one node with a minimal server: connections, one room, many rooms,
                          one plugin on several cores, filters, mass reconnects, and everything at
                          once. Prints a report as Markdown after about nine minutes. SECTION is
-                         connections, fanout, rooms, cores, filters, recovery or crowded. --plot draws fanout as an SVG
+                         connections, fanout, rooms, cores, filters, recovery, tenants or crowded.
+                         --plot draws fanout as an SVG
   bench nodes [--json FILE] [--only SECTION]
                          measure nodes that share a Redis and print a report as Markdown. Takes two
                          minutes; redis-server and redis-benchmark must be installed
