@@ -1,6 +1,6 @@
 //! Which levels are logged: the filter of `RUST_LOG`. A level without a module applies to the node's own
 //! modules only. Libraries log warnings and errors, unless they are named, because at other levels they may
-//! log what clients send. The audit log is no matter of levels: it is written unless it is named.
+//! log what clients send. The audit log is written with every level but `off`, unless it is named.
 
 use std::{ffi::OsStr, str::FromStr};
 use tracing::level_filters::LevelFilter;
@@ -37,6 +37,7 @@ fn directives(text: &str) -> Result<String, String> {
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         all.push(',');
         match LevelFilter::from_str(part) {
+            Ok(LevelFilter::OFF) => all += "off,fred=off,switchyard=off,switchyard::audit=off",
             Ok(level) => all += &format!("{},fred=off,switchyard={level}", level.min(LevelFilter::WARN)),
             Err(_) if part.contains(['=', '[', ':']) || part.starts_with("switchyard") => all += part,
             // `EnvFilter` would take it for a module, which does not exist, and nothing at all would be logged.
@@ -64,8 +65,8 @@ mod tests {
                 "switchyard::audit=info,switchyard_server::hub=debug,fred=off,warn",
             ),
             ("info,fred=debug", "switchyard::audit=info,fred=debug,switchyard=info,warn"),
-            // The audit log is written with any level, unless it is named.
-            ("off", "switchyard::audit=info,fred=off,switchyard=off,off"),
+            // The audit log is written with any level, unless it is named or nothing is logged.
+            ("off", "switchyard::audit=off,fred=off,switchyard=off,off"),
             ("warn,switchyard::audit=off", "switchyard::audit=off,fred=off,switchyard=warn,warn"),
         ] {
             let (filter, problem) = filter_of(Some(OsStr::new(text)));
