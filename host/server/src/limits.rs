@@ -1,7 +1,6 @@
 //! What clients may use of a node: connection slots, file descriptors, connections of one address and failed keys
 //! before their principal is known, and then the budget of their principal. Knows no listener and no socket.
 
-mod address;
 mod address_connections;
 mod address_limits;
 mod address_table;
@@ -10,6 +9,7 @@ mod budgets;
 mod connects;
 mod failures;
 mod files;
+mod network;
 mod pending_connection;
 mod proxies;
 mod refusal_log;
@@ -18,16 +18,17 @@ mod token_bucket;
 
 pub(crate) use crate::limit_mode::LimitMode;
 pub(crate) use crate::rate::{ByteRate, Rate};
-pub(crate) use address::{AddressGroup, IpNetwork};
 pub(crate) use address_connections::CountedConnection;
 pub(crate) use budget::{Budget, TierRate};
 pub(crate) use budgets::Budgets;
 pub(crate) use failures::KeyFailures;
 pub(crate) use files::FileBudget;
 pub use files::raise_file_limit;
+pub(crate) use network::IpNetwork;
 pub(crate) use pending_connection::PendingConnection;
 pub(crate) use proxies::ProxyHeader;
 pub(crate) use slots::{EvictionGuard, NoSlot, Slot, Slots};
+pub(crate) use switchyard_store::denial::AddressRange;
 pub(crate) use token_bucket::TokenBucket;
 
 use crate::metrics::{LimitKind, Metrics};
@@ -36,7 +37,6 @@ use pending_connection::PendingClient;
 use proxies::TrustedProxies;
 use serde::Deserialize;
 use std::{net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
-use switchyard_store::denial::AddressRange;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -124,7 +124,7 @@ impl ClientLimits {
         peer: SocketAddr,
         can_answer: bool,
     ) -> Option<PendingConnection> {
-        let group = AddressGroup::of(peer.ip());
+        let group = AddressRange::of(peer.ip());
         let mut is_exempt = self.proxies.contains(peer.ip());
         let mut client = PendingClient { address: peer, counted: None, refusal: None };
         if !is_exempt {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     http::{self, SchemeHint, is_not_http},
-    limits::{AddressGroup, ClientLimits, FileBudget, KeyFailures, LimitMode, NoSlot, Slot, Slots},
+    limits::{AddressRange, ClientLimits, FileBudget, KeyFailures, LimitMode, NoSlot, Slot, Slots},
     metrics::{LimitKind, ListenerKind, Metrics},
     rollout::Rollout,
     session::Services,
@@ -160,7 +160,7 @@ async fn accept(listener: TcpListener, handler: Arc<RequestHandler>, stopped: Ca
         }
         let admitted = async {
             let (tcp, remote) = listener.accept().await?;
-            Ok::<_, io::Error>((tcp, remote, handler.admit(AddressGroup::of(remote.ip())).await))
+            Ok::<_, io::Error>((tcp, remote, handler.admit(AddressRange::of(remote.ip())).await))
         };
         let admitted = tokio::select! {
             admitted = admitted => admitted,
@@ -183,7 +183,7 @@ async fn accept(listener: TcpListener, handler: Arc<RequestHandler>, stopped: Ca
 impl RequestHandler {
     /// Acquires a slot for a connection. If none is free, the connection that has been idle longest is
     /// closed, so that nobody can lock operators out.
-    async fn admit(&self, group: AddressGroup) -> Slot {
+    async fn admit(&self, group: AddressRange) -> Slot {
         loop {
             let freed = self.slots.freed();
             tokio::pin!(freed);

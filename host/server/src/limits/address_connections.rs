@@ -1,6 +1,6 @@
 //! How many live connections each address has. Does not close any.
 
-use super::AddressGroup;
+use super::AddressRange;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -11,18 +11,18 @@ use switchyard_process::lock::LockExt;
 /// most as many entries as connections, each of which takes a file and far more memory.
 #[derive(Default)]
 pub(super) struct AddressConnections {
-    counts: Mutex<HashMap<AddressGroup, usize>>,
+    counts: Mutex<HashMap<AddressRange, usize>>,
 }
 
 /// A connection that is counted for its address until this is dropped.
 pub(crate) struct CountedConnection {
-    group: AddressGroup,
+    group: AddressRange,
     all: Arc<AddressConnections>,
 }
 
 impl AddressConnections {
     /// Counts a connection. Also returns how many the address has now.
-    pub(super) fn count(self: &Arc<Self>, group: AddressGroup) -> (CountedConnection, usize) {
+    pub(super) fn count(self: &Arc<Self>, group: AddressRange) -> (CountedConnection, usize) {
         let mut counts = self.counts.locked();
         let count = counts.entry(group).or_default();
         *count += 1;
@@ -46,8 +46,8 @@ mod tests {
     use super::*;
     use std::net::IpAddr;
 
-    fn group(address: &str) -> AddressGroup {
-        AddressGroup::of(address.parse::<IpAddr>().unwrap())
+    fn group(address: &str) -> AddressRange {
+        AddressRange::of(address.parse::<IpAddr>().unwrap())
     }
 
     #[test]

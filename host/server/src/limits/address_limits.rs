@@ -2,7 +2,7 @@
 //! only counted and logged. Does not know which addresses are exempt, and closes nothing.
 
 use super::{
-    AddressGroup, KeyFailures, LimitMode, LimitsConfig,
+    AddressRange, KeyFailures, LimitMode, LimitsConfig,
     address_connections::{AddressConnections, CountedConnection},
     connects::ConnectRates,
     refusal_log::RefusalLog,
@@ -41,7 +41,7 @@ impl AddressLimits {
     }
 
     /// Counts a connect of the address, and a live connection. `Err`: it is one too many.
-    pub(super) fn connect(&self, group: AddressGroup) -> Result<Option<CountedConnection>, Refusal> {
+    pub(super) fn connect(&self, group: AddressRange) -> Result<Option<CountedConnection>, Refusal> {
         if let Err(wait) = self.connects.take(group) {
             self.exceeded(LimitKind::AddressConnects, group, || {
                 let message =
@@ -62,7 +62,7 @@ impl AddressLimits {
     }
 
     /// Notes that the address has as many unauthenticated connections as it may have, and gets no other one.
-    pub(super) fn unauthenticated_exceeded(&self, group: AddressGroup) -> Result<(), Refusal> {
+    pub(super) fn unauthenticated_exceeded(&self, group: AddressRange) -> Result<(), Refusal> {
         self.exceeded(LimitKind::AddressUnauthenticated, group, || {
             let message = format!("too many connections from {group} have not authenticated yet");
             retry_after(message, UNAUTHENTICATED_RETRY_DELAY)
@@ -72,7 +72,7 @@ impl AddressLimits {
     /// `Err`: the address has presented too many invalid keys or tokens, and must wait before it tries another.
     pub(super) fn check_failures(&self, address: IpAddr) -> Result<(), Refusal> {
         let Some(wait) = self.failures.wait(address) else { return Ok(()) };
-        let group = AddressGroup::of(address);
+        let group = AddressRange::of(address);
         self.exceeded(LimitKind::AddressFailures, group, || {
             retry_after(format!("too many invalid keys or tokens from {group}; try again later"), wait)
         })
@@ -87,7 +87,7 @@ impl AddressLimits {
     fn exceeded(
         &self,
         limit: LimitKind,
-        group: AddressGroup,
+        group: AddressRange,
         refusal: impl FnOnce() -> Refusal,
     ) -> Result<(), Refusal> {
         self.metrics.count_limited(limit, self.mode);
@@ -116,8 +116,8 @@ mod tests {
         AddressLimits::new(&toml::from_str(&text).unwrap(), Metrics::default())
     }
 
-    fn group(address: &str) -> AddressGroup {
-        AddressGroup::of(address.parse().unwrap())
+    fn group(address: &str) -> AddressRange {
+        AddressRange::of(address.parse().unwrap())
     }
 
     fn code(connected: Result<Option<CountedConnection>, Refusal>) -> Option<ErrorCode> {

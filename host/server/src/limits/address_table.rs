@@ -1,6 +1,6 @@
 //! A bounded number of addresses with a value for each. Does not know what the values mean.
 
-use super::AddressGroup;
+use super::AddressRange;
 use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ pub(super) trait Forgettable {
 
 /// The values of at most [`MAX_ADDRESSES`] addresses.
 pub(super) struct AddressTable<V> {
-    entries: HashMap<AddressGroup, V>,
+    entries: HashMap<AddressRange, V>,
     swept: Option<Instant>,
 }
 
@@ -33,7 +33,7 @@ impl<V: Forgettable> AddressTable<V> {
     /// there is no room for it. A caller must not refuse anything because of that: the address did nothing.
     pub(super) fn entry(
         &mut self,
-        group: AddressGroup,
+        group: AddressRange,
         now: Instant,
         new: impl FnOnce() -> V,
     ) -> Option<&mut V> {
@@ -42,7 +42,7 @@ impl<V: Forgettable> AddressTable<V> {
     }
 
     /// The value of an address, if it has one.
-    pub(super) fn get_mut(&mut self, group: AddressGroup) -> Option<&mut V> {
+    pub(super) fn get_mut(&mut self, group: AddressRange) -> Option<&mut V> {
         self.entries.get_mut(&group)
     }
 
@@ -69,6 +69,6 @@ impl<V: Forgettable> AddressTable<V> {
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         let buckets = (self.entries.capacity() * 8 / 7).next_power_of_two();
-        buckets * (size_of::<(AddressGroup, V)>() + 1)
+        buckets * (size_of::<(AddressRange, V)>() + 1)
     }
 }

@@ -2,7 +2,7 @@
 //! is told.
 
 use super::{
-    AddressGroup, Rate, TokenBucket,
+    AddressRange, Rate, TokenBucket,
     address_table::{AddressTable, Forgettable},
 };
 use std::{sync::Mutex, time::Duration};
@@ -29,7 +29,7 @@ impl ConnectRates {
 
     /// Counts a connect. `Err`: it is one too many, and there may be another after this time. An address for
     /// which there is no room in the table may connect.
-    pub(super) fn take(&self, group: AddressGroup) -> Result<(), Duration> {
+    pub(super) fn take(&self, group: AddressRange) -> Result<(), Duration> {
         let Some(rate) = self.rate else { return Ok(()) };
         let now = Instant::now();
         let full = || TokenBucket::full(rate, now.into_std());
@@ -43,8 +43,8 @@ mod tests {
     use super::{super::address_table::MAX_ADDRESSES, *};
     use std::net::Ipv4Addr;
 
-    fn group(n: u32) -> AddressGroup {
-        AddressGroup::of(Ipv4Addr::from_bits(n).into())
+    fn group(n: u32) -> AddressRange {
+        AddressRange::of(Ipv4Addr::from_bits(n).into())
     }
 
     fn rates(rate: &str) -> ConnectRates {

@@ -2,7 +2,7 @@
 //! them there are. Does not know the keys.
 
 use super::{
-    AddressGroup, Rate, TokenBucket,
+    AddressRange, Rate, TokenBucket,
     address_table::{AddressTable, Forgettable},
     refusal_log::LOG_INTERVAL,
 };
@@ -69,7 +69,7 @@ impl KeyFailures {
     /// Counts a refused key, and returns when the answer may be sent.
     pub(crate) async fn refused(&self, address: IpAddr, is_trusted: bool, code: ErrorCode) {
         self.metrics.count_refused_key(self.listener);
-        let group = AddressGroup::of(address);
+        let group = AddressRange::of(address);
         let FailureResponse { delay, to_log } = self.count(group, Instant::now());
         if let Some(failures) = to_log {
             let (listener, code) = (self.listener.as_str(), code.as_str());
@@ -79,7 +79,7 @@ impl KeyFailures {
         tokio::time::sleep(if is_trusted { delay.min(DELAY_STEP) } else { delay }).await;
     }
 
-    fn count(&self, group: AddressGroup, now: Instant) -> FailureResponse {
+    fn count(&self, group: AddressRange, now: Instant) -> FailureResponse {
         let fresh = |rate: Option<Rate>| AddressFailures {
             bucket: rate.map(|rate| TokenBucket::full(rate, now.into_std())),
             count: 0,
@@ -115,7 +115,7 @@ impl KeyFailures {
     /// often than its rate allows, or has no entry of its own.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let mut state = self.state();
-        state.addresses.get_mut(AddressGroup::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
+        state.addresses.get_mut(AddressRange::of(address))?.bucket.as_mut()?.wait(Instant::now().into_std())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -150,7 +150,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_slow_down_with_each_failure_and_only_some_failures_are_logged() {
         let failures = failures(None);
-        let group = AddressGroup::of(address(1));
+        let group = AddressRange::of(address(1));
         let (mut logged, mut waited) = (vec![], Duration::ZERO);
         for _ in 0..40 {
             let FailureResponse { delay, to_log } = failures.count(group, Instant::now());
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(logged[0], 1, "the first failure is logged at once");
         assert!((2..5).contains(&logged.len()), "{logged:?}");
         assert!(waited > Duration::from_secs(25), "{waited:?}");
-        let other = failures.count(AddressGroup::of(address(2)), Instant::now());
+        let other = failures.count(AddressRange::of(address(2)), Instant::now());
         assert_eq!(other.delay, Duration::ZERO, "another address");
         tokio::time::sleep(RESET_AFTER).await;
         assert_eq!(failures.count(group, Instant::now()).delay, Duration::ZERO, "it starts from zero");
@@ -172,7 +172,7 @@ mod tests {
         let failures = failures(Some("3/m"));
         for _ in 0..3 {
             assert_eq!(failures.wait(address(1)), None);
-            failures.count(AddressGroup::of(address(1)), Instant::now());
+            failures.count(AddressRange::of(address(1)), Instant::now());
         }
         assert_eq!(failures.wait(address(1)), Some(Duration::from_secs(20)));
         assert_eq!(failures.wait(address(2)), None, "another address has its own limit");
@@ -184,13 +184,13 @@ mod tests {
     async fn a_million_addresses_fit_into_a_bounded_table() {
         let failures = failures(Some("1/m"));
         for n in 0..1_000_000 {
-            failures.count(AddressGroup::of(address(n)), Instant::now());
+            failures.count(AddressRange::of(address(n)), Instant::now());
             if n % 1000 == 0 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
         assert!(failures.state().addresses.len() <= MAX_ADDRESSES);
-        let last = AddressGroup::of(address(999_999));
+        let last = AddressRange::of(address(999_999));
         assert!(failures.state().addresses.get_mut(last).is_none(), "there was no room for it");
         assert_eq!(failures.count(last, Instant::now()).delay, MAX_DELAY, "it is delayed with all others");
         for n in [999_999, 8_000_000] {
@@ -204,7 +204,7 @@ mod tests {
             );
         }
         tokio::time::sleep(Duration::from_secs(61)).await;
-        failures.count(AddressGroup::of(address(7_000_000)), Instant::now());
+        failures.count(AddressRange::of(address(7_000_000)), Instant::now());
         assert!(failures.wait(address(7_000_000)).is_some(), "there is room again");
     }
 
@@ -212,7 +212,7 @@ mod tests {
     async fn the_table_of_a_hundred_thousand_addresses_is_small() {
         let failures = failures(Some("20/m"));
         for n in 0..100_000 {
-            failures.count(AddressGroup::of(address(n)), Instant::now());
+            failures.count(AddressRange::of(address(n)), Instant::now());
         }
         let state = failures.state();
         let (entries, bytes) = (state.addresses.len(), state.addresses.bytes());

@@ -1,7 +1,7 @@
 //! A client connection that has not authenticated yet: its slot, the address of its client, and what limits by
 //! address refuse it. Knows no socket.
 
-use super::{AddressGroup, ClientLimits, ProxyHeader, Slot, address_connections::CountedConnection};
+use super::{AddressRange, ClientLimits, ProxyHeader, Slot, address_connections::CountedConnection};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
@@ -82,7 +82,7 @@ impl PendingConnection {
     }
 
     fn count_for(&self, address: IpAddr) -> Result<Option<CountedConnection>, Refusal> {
-        let group = AddressGroup::of(address);
+        let group = AddressRange::of(address);
         // Before the new one is counted, which may be for the same address.
         self.client.locked().counted = None;
         if self.is_trusted(address) {

@@ -2,7 +2,7 @@
 //! refused.
 
 use super::{
-    AddressGroup, LimitMode,
+    AddressRange, LimitMode,
     address_table::{AddressTable, Forgettable},
 };
 use crate::metrics::LimitKind;
@@ -54,7 +54,7 @@ impl Forgettable for Refusals {
 impl RefusalLog {
     /// Logs that a limit refused something to an address, or would have refused it, unless the address was
     /// logged a moment ago.
-    pub(super) fn refused(&self, group: AddressGroup, limit: LimitKind, mode: LimitMode) {
+    pub(super) fn refused(&self, group: AddressRange, limit: LimitKind, mode: LimitMode) {
         let (limit, mode) = (limit.as_str(), mode.as_str());
         match self.add(group, Instant::now()) {
             Some((true, count)) => {
@@ -68,7 +68,7 @@ impl RefusalLog {
     }
 
     /// Counts a refusal. `Some`: how many to log now, and whether the line may name the address.
-    fn add(&self, group: AddressGroup, now: Instant) -> Option<(bool, u64)> {
+    fn add(&self, group: AddressRange, now: Instant) -> Option<(bool, u64)> {
         let new = || Refusals { logged: None, unlogged: 0 };
         let mut state = self.state.locked();
         let State { addresses, others } = &mut *state;
@@ -84,8 +84,8 @@ mod tests {
     use super::{super::address_table::MAX_ADDRESSES, *};
     use std::net::Ipv4Addr;
 
-    fn group(n: u32) -> AddressGroup {
-        AddressGroup::of(Ipv4Addr::from_bits(n).into())
+    fn group(n: u32) -> AddressRange {
+        AddressRange::of(Ipv4Addr::from_bits(n).into())
     }
 
     #[tokio::test(start_paused = true)]

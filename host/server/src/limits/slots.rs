@@ -8,7 +8,7 @@
 //! one can be evicted, new connections wait in the system's accept queue. So a crowd that connects at once
 //! gets in as fast as the node can serve it.
 
-use super::AddressGroup;
+use super::AddressRange;
 use futures_util::task::AtomicWaker;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -47,9 +47,9 @@ struct State {
     /// The number of the next occupant. The oldest occupant has the lowest number.
     next_number: u64,
     taken: usize,
-    groups: HashMap<AddressGroup, BTreeMap<u64, Arc<Occupant>>>,
+    groups: HashMap<AddressRange, BTreeMap<u64, Arc<Occupant>>>,
     /// The groups, ordered by how many slots they have.
-    by_size: BTreeSet<(usize, AddressGroup)>,
+    by_size: BTreeSet<(usize, AddressRange)>,
 }
 
 /// The connection that has a slot.
@@ -80,7 +80,7 @@ impl Slots {
     /// not apply to a trusted address.
     pub(crate) fn acquire(
         self: &Arc<Self>,
-        group: AddressGroup,
+        group: AddressRange,
         is_trusted: bool,
     ) -> Result<(Slot, bool), NoSlot> {
         let mut state = self.state();
@@ -103,7 +103,7 @@ impl Slots {
     }
 
     /// Whether an address has as many slots as it may have.
-    fn is_limit_reached(&self, state: &State, group: AddressGroup) -> bool {
+    fn is_limit_reached(&self, state: &State, group: AddressRange) -> bool {
         let own = state.groups.get(&group).map_or(0, BTreeMap::len);
         self.max_per_address.is_some_and(|max| own >= max)
     }
@@ -128,7 +128,7 @@ impl Slots {
 }
 
 impl State {
-    fn add(&mut self, group: AddressGroup, busy: &Arc<AtomicUsize>) -> (u64, Arc<Occupant>) {
+    fn add(&mut self, group: AddressRange, busy: &Arc<AtomicUsize>) -> (u64, Arc<Occupant>) {
         let number = self.next_number;
         self.next_number += 1;
         let occupant = Arc::new(Occupant {
@@ -141,7 +141,7 @@ impl State {
         (number, occupant)
     }
 
-    fn insert(&mut self, group: AddressGroup, number: u64, occupant: Arc<Occupant>) {
+    fn insert(&mut self, group: AddressRange, number: u64, occupant: Arc<Occupant>) {
         self.taken += 1;
         let occupants = self.groups.entry(group).or_default();
         self.by_size.remove(&(occupants.len(), group));
@@ -149,7 +149,7 @@ impl State {
         self.by_size.insert((occupants.len(), group));
     }
 
-    fn remove(&mut self, group: AddressGroup, number: u64) -> Option<Arc<Occupant>> {
+    fn remove(&mut self, group: AddressRange, number: u64) -> Option<Arc<Occupant>> {
         let occupants = self.groups.get_mut(&group)?;
         let occupant = occupants.remove(&number)?;
         self.by_size.remove(&(occupants.len() + 1, group));
@@ -209,7 +209,7 @@ pub(crate) struct Slot {
 }
 
 struct Occupancy {
-    group: AddressGroup,
+    group: AddressRange,
     number: u64,
     occupant: Arc<Occupant>,
 }
@@ -250,7 +250,7 @@ impl Slot {
     /// Counts the slot for another address from now on, without changing how long the connection has had it.
     /// Returns false if that address has reached its limit, which applies unless it `is_exempt`. Nothing has
     /// changed then.
-    pub(crate) fn move_to(&self, group: AddressGroup, is_exempt: bool) -> bool {
+    pub(crate) fn move_to(&self, group: AddressRange, is_exempt: bool) -> bool {
         let mut occupancy = self.occupancy();
         let Some(occupancy) = occupancy.as_mut().filter(|occupancy| occupancy.group != group) else {
             return true;

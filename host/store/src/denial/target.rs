@@ -24,8 +24,8 @@ pub enum DenialTarget {
     TokensOf(Arc<str>),
 }
 
-/// The addresses that are banned together: a single IPv4 address, or an IPv6 /64, because one customer usually has
-/// all of it.
+/// The addresses that are banned, and counted, together: a single IPv4 address, or an IPv6 /64, because one customer
+/// usually has all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressRange(IpAddr);
 

@@ -132,3 +132,13 @@ fn what_a_registry_lacks_is_lost_unless_it_has_ended() {
     assert_eq!(merged, entries(&[("principal a", "5 90 1 80"), ("principal b", "6 90")]));
     assert_eq!(lost, entries(&[("principal b", "6 90")]));
 }
+
+#[test]
+fn a_range_is_one_ipv4_address_or_one_ipv6_64() {
+    let range = |address: &str| AddressRange::of(address.parse().unwrap());
+    assert_eq!(range("2001:db8::1"), range("2001:db8::ffff:0:0:1"));
+    assert_ne!(range("2001:db8::1"), range("2001:db8:0:1::1"));
+    assert_eq!(range("::ffff:192.0.2.1"), range("192.0.2.1"));
+    assert_ne!(range("192.0.2.1"), range("192.0.2.2"));
+    assert_eq!(range("2001:db8::1").to_string(), "2001:db8::/64");
+}

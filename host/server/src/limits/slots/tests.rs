@@ -10,8 +10,8 @@ use tokio::{
 
 const GRACE: Duration = Duration::from_secs(1);
 
-fn group(n: u32) -> AddressGroup {
-    AddressGroup::of(std::net::Ipv4Addr::from_bits(n).into())
+fn group(n: u32) -> AddressRange {
+    AddressRange::of(std::net::Ipv4Addr::from_bits(n).into())
 }
 
 fn acquire(slots: &Arc<Slots>, from: u32) -> Result<Slot, NoSlot> {

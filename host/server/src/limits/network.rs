@@ -1,34 +1,8 @@
-//! Addresses of peers: the groups in which they are counted, and networks as written in the configuration.
+//! Networks as written in the configuration.
 //! Counts nothing.
 
 use serde::Deserialize;
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-};
-
-/// The addresses that count as one peer: a single IPv4 address, or an IPv6 /64, because one customer usually
-/// has all of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct AddressGroup(IpAddr);
-
-impl AddressGroup {
-    pub(crate) fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(address) => IpAddr::V4(address),
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !0 << 64)),
-        })
-    }
-}
-
-impl fmt::Display for AddressGroup {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(address) => write!(f, "{address}"),
-            IpAddr::V6(address) => write!(f, "{address}/64"),
-        }
-    }
-}
+use std::{fmt, net::IpAddr};
 
 /// A network, such as "10.0.0.0/8" or "2001:db8::/32", or a single address.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
@@ -154,15 +128,5 @@ mod tests {
         for wrong in ["", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.1/8", "example.org", "10.0.0.0/", "::/129"] {
             assert!(IpNetwork::try_from(wrong.to_owned()).is_err(), "{wrong:?}");
         }
-    }
-
-    #[test]
-    fn a_group_is_one_ipv4_address_or_one_ipv6_64() {
-        let group = |address: &str| AddressGroup::of(address.parse().unwrap());
-        assert_eq!(group("2001:db8::1"), group("2001:db8::ffff:0:0:1"));
-        assert_ne!(group("2001:db8::1"), group("2001:db8:0:1::1"));
-        assert_eq!(group("::ffff:192.0.2.1"), group("192.0.2.1"));
-        assert_ne!(group("192.0.2.1"), group("192.0.2.2"));
-        assert_eq!(group("2001:db8::1").to_string(), "2001:db8::/64");
     }
 }
