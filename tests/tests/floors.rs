@@ -28,7 +28,7 @@ const FLOORS: [&[&str]; 17] = [
     &["metrics"],
     &["limit_mode"],
     &["key", "http"],
-    &["token"],
+    &["token", "tier"],
     &["validity"],
     &["blocking"],
     &["rate"],

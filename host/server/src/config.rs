@@ -28,11 +28,11 @@ use crate::{
     admin::AdminConfig,
     audit::AuditConfig,
     hub::{MembersAccess, RoomConfig, Ungoverned},
-    key::Tier,
     limits::LimitsConfig,
     listener::ServerConfig,
     rate::{ByteRate, Rate},
     session::SessionConfig,
+    tier::Tier,
     token::IssuerConfig,
 };
 use serde::Deserialize;

@@ -6,10 +6,11 @@ use crate::{
         Connection,
         room::{Room, Verdicts},
     },
-    key::{Key, Tier},
+    key::Key,
     limits::{Budget, TierRate},
     outbox::{Outbox, PacedOutcome, Pipe},
     rate::Rate,
+    tier::Tier,
 };
 use futures_util::FutureExt;
 use std::{

@@ -1,11 +1,10 @@
-//! What clients may do: the API keys that a node accepts, what the tokens of issuers permit, and the limits of tiers.
+//! What clients may do: the API keys that a node accepts, and what the tokens of issuers permit.
 //! Keeps only the digests of keys, not the keys, and verifies no tokens.
 
 use crate::{
-    rate::{ByteRate, Rate},
+    tier::Tier,
     token::{IssuerConfig, TokenClaims, invalid as invalid_token},
 };
-use serde::{Deserialize, Deserializer, de::Error};
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -14,7 +13,6 @@ use std::{
 };
 use subtle::ConstantTimeEq;
 use switchyard_plugin::Principal;
-use switchyard_process::unit;
 use switchyard_protocol::{
     ErrorCode, Refusal,
     room::{RoomKind, RoomName},
@@ -24,57 +22,6 @@ use switchyard_store::{
     grant::{Grants, Verb},
     key::{Digest, Expiry, KeyConfig, PrincipalName, Scope},
 };
-
-/// `[tier.NAME]`: the limits of principals whose keys are of this tier. `None` means no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tier {
-    /// Maximum number of live connections of one principal, on all nodes that share a store.
-    pub connections: u32,
-    /// Maximum number of rooms of one connection. `*` and the inbox do not count.
-    pub rooms: u32,
-    /// How many frames and HTTP calls.
-    pub requests: Option<Rate>,
-    /// How many messages published.
-    pub publishes: Option<Rate>,
-    /// How many bytes of data published.
-    pub bytes: Option<ByteRate>,
-    /// How many rooms in requests to subscribe.
-    pub subscribes: Option<Rate>,
-    /// How many bytes of messages read from the store, for history and replays.
-    pub reads: Option<ByteRate>,
-    /// Maximum number of different filters of one principal in one plugin.
-    pub filters: Option<u32>,
-    /// How many bytes a node may keep for one principal.
-    #[serde(deserialize_with = "memory")]
-    pub memory: Option<usize>,
-}
-
-impl Default for Tier {
-    fn default() -> Self {
-        Self {
-            connections: 100,
-            rooms: 100,
-            requests: None,
-            publishes: None,
-            bytes: None,
-            subscribes: None,
-            reads: None,
-            filters: None,
-            memory: None,
-        }
-    }
-}
-
-/// The smallest `tier.NAME.memory`: with less, not even a few connections have room.
-const MIN_MEMORY_BYTES: usize = 64 << 10;
-
-fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
-    match unit::size(from)? {
-        bytes @ MIN_MEMORY_BYTES.. => Ok(Some(bytes)),
-        bytes => Err(D::Error::custom(format!("{bytes} bytes are too few: expected at least 64KiB"))),
-    }
-}
 
 pub use crate::token::DEFAULT_TIER;
 

@@ -27,6 +27,7 @@ mod rate;
 mod rollout;
 mod session;
 mod socket;
+mod tier;
 mod token;
 mod validity;
 

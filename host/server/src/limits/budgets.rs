@@ -81,11 +81,7 @@ fn is_idle(budget: &Arc<Budget>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        key::{Key, Tier},
-        limits::TierRate,
-        rate::Rate,
-    };
+    use crate::{key::Key, limits::TierRate, rate::Rate, tier::Tier};
     use std::time::Duration;
 
     #[test]

@@ -7,8 +7,9 @@ use crate::{
     audit::Actor,
     config::Config,
     hub::{Connections, Hub},
-    key::{Keys, Tier},
+    key::Keys,
     session::Services,
+    tier::Tier,
     token::{IssuerConfig, TokenVerifier},
 };
 use arc_swap::ArcSwap;

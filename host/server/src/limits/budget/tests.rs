@@ -1,9 +1,5 @@
 use super::*;
-use crate::{
-    key::{Key, Tier},
-    limits::Budgets,
-    rate::ByteRate,
-};
+use crate::{key::Key, limits::Budgets, rate::ByteRate, tier::Tier};
 use switchyard_process::memory::{MemoryAccount, MemoryKind};
 
 const SECOND: Duration = Duration::from_secs(1);
