@@ -176,6 +176,18 @@ const DEFAULT_PAGE_ENTRIES: usize = 100;
 const MAX_PAGE_ENTRIES: usize = 1000;
 
 impl PageQuery {
+    /// The last entry of the page before. `None`: this is the first one.
+    pub(super) fn after<T>(&self, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Refusal> {
+        let invalid = || {
+            let after = self.after.escape_debug();
+            Refusal::invalid(format!("after must be the `next` of a page, got '{after}'"))
+        };
+        match self.after.as_str() {
+            "" => Ok(None),
+            cursor => parse(cursor).map(Some).ok_or_else(invalid),
+        }
+    }
+
     pub(super) fn limit(&self) -> Result<usize, Refusal> {
         parse_limit(self.limit.as_deref(), DEFAULT_PAGE_ENTRIES, MAX_PAGE_ENTRIES)
     }

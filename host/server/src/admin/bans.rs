@@ -89,12 +89,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller<PageQuery>)
     caller.require(Scope::Admin, "see bans")?;
     let query = caller.query()?;
     let limit = query.limit()?;
-    let after = match query.after.as_str() {
-        "" => None,
-        cursor => Some(DenialTarget::parse(cursor).ok_or_else(|| {
-            Refusal::invalid(format!("after must be the `next` of a page, got '{}'", cursor.escape_debug()))
-        })?),
-    };
+    let after = query.after(DenialTarget::parse)?;
     let mut page = api.services.hub.denials.current().list(unix_ms());
     page.retain(|denial| after.as_ref().is_none_or(|after| denial.target > *after));
     page.truncate(limit);

@@ -60,12 +60,7 @@ pub(super) async fn list(
     caller.require(Scope::Admin, "see connections")?;
     let query = caller.query()?;
     let limit = query.limit()?;
-    let after = match query.after.as_str() {
-        "" => None,
-        cursor => Some(ConnectionId::parse(cursor).ok_or_else(|| {
-            Refusal::invalid(format!("after must be the `next` of a page, got '{}'", cursor.escape_debug()))
-        })?),
-    };
+    let after = query.after(ConnectionId::parse)?;
     let page = api.services.hub.connections.page(after, limit);
     let next = next_cursor(&page, limit, |connection| connection.id.to_string());
     Ok(Json(ConnectionList { connections: page.iter().map(view).collect(), next }))
