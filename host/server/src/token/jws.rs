@@ -7,8 +7,7 @@ use super::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::{hmac, signature};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, de::IgnoredAny};
 use std::fmt;
 use switchyard_protocol::Refusal;
 

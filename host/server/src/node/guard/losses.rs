@@ -1,11 +1,12 @@
 //! What a new configuration would remove that no ordinary change removes: keys, expiries, signatures, pinned
-//! digests, all policies of rooms, all plugins, and the only plugin of a room that is open without one. Does not decide what to do
-//! about it.
+//! digests, issuers, all policies of rooms, all plugins, and the only plugin of a room that is open without one. Does
+//! not decide what to do about it.
 
-use crate::token::IssuerConfig;
-use crate::{config::Config, hub::Ungoverned, node::key_enforcer::ConfiguredKeys};
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use crate::{config::Config, hub::Ungoverned, node::key_enforcer::ConfiguredKeys, token::IssuerConfig};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 use switchyard_plugin::{PluginConfig, Trust};
 use switchyard_store::key::{Digest, KeyConfig};
 
